@@ -1,0 +1,1 @@
+//! A Kubernetes API for one machine: REST, watch, patch, discovery on SQLite.

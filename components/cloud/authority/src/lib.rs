@@ -1,0 +1,1 @@
+//! The CA key: signs certificates, mints join tokens.

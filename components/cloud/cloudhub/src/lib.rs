@@ -1,0 +1,1 @@
+//! TLS sessions of all edges; no Kubernetes credentials, no CA key.

@@ -1,0 +1,1 @@
+//! Watches the Kubernetes API for the edges and writes their status back.

@@ -1,0 +1,1 @@
+//! Reads edgecore.yaml and cloudcore.yaml as KubeEdge writes them.

@@ -1,0 +1,3 @@
+//! Holds the node's private key and signs on request.
+
+fn main() {}

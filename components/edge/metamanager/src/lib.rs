@@ -1,0 +1,1 @@
+//! All durable state of the node: revisioned store, watch, outbox.

@@ -1,0 +1,1 @@
+//! What every supervised process does first and last: logs, links, readiness, drain, exit code.

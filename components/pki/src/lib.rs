@@ -1,0 +1,1 @@
+//! Certificates, CSRs and join tokens as KubeEdge lays them out.

@@ -1,0 +1,1 @@
+//! KubeEdge's message envelope, resource paths and content wrappers, parsed once into types.

@@ -1,0 +1,3 @@
+//! Build, demo, test and bench: the commands of the README.
+
+fn main() {}

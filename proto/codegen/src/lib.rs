@@ -1,0 +1,1 @@
+//! Generates the checked-in Rust of proto/ from its .proto files.

@@ -1,0 +1,1 @@
+//! The bus interfaces: generated messages, typed clients, server traits and error enums.

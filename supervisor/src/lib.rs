@@ -1,0 +1,1 @@
+//! Starts, confines, wires and restarts components; knows nothing of Kubernetes.
