@@ -1,5 +1,7 @@
 //! Properties over bytes nobody vouches for, and round trips.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use proptest::prelude::*;
 use wire::{
     Answer, Content, ErrStatus, Inbound, MAX_MESSAGE, ObjectResp, Operation, ResourcePath, Upstream,

@@ -1,5 +1,7 @@
 //! The recorded traffic of KubeEdge 1.23 against the types.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
