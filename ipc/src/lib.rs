@@ -1,1 +1,68 @@
-//! Typed calls and streams over Unix sockets: frames, hello, deadlines, credit, back-off.
+//! Typed calls and streams over Unix sockets.
+//!
+//! **What it holds:** nothing durable. A [`Channel`] is a client's end of one link, a [`Server`] the other; generated
+//! code in the `proto` crate puts types on both, so no component sees bytes.
+//!
+//! **Which untrusted bytes it touches:** every frame of every peer. A component that was taken over may send anything.
+//!
+//! **What keeps it safe:**
+//! - A frame's length is checked before its buffer grows ([`MAX_PAYLOAD`], lower per method), and it is parsed once.
+//! - Every queue has a size: calls in flight per method ([`Method::at_once`]), bytes a stream may be ahead of its reader
+//!   ([`STREAM_WINDOW`]), bytes waiting to be written before no further request is read ([`WRITE_QUEUE`]).
+//! - A server knows its peer by the listener it came in on, and checks the uid the kernel reports.
+//! - A peer that breaks a bound, or calls what its link does not allow, is disconnected, counted and logged with both
+//!   names. It is never waited for.
+//!
+//! # The protocol
+//!
+//! Each frame is a big-endian `u32` length and a protobuf envelope of a kind and its fields. Both sides start with a
+//! hello (protocol version, interface, component, generation). Then the client sends requests, each with a call number
+//! of its choice and the milliseconds it will wait; the server answers each with one reply, or with items and an end, or
+//! with an error. The client may cancel a call at any time and grants a stream further credit as it consumes.
+//!
+//! # When a server dies in the middle
+//!
+//! Unary calls are repeated to the next server until their deadline: every interface on this bus is idempotent, and its
+//! `.proto` says so. A stream ends with [`CallError::Disconnected`], and its owner decides where to resume.
+
+mod backoff;
+pub mod blocking;
+mod client;
+mod connection;
+mod error;
+mod frame;
+mod interface;
+mod server;
+mod session;
+mod sink;
+mod streaming;
+mod throttle;
+mod transport;
+
+pub use client::{Caller, Channel, DEFAULT_DEADLINE};
+pub use error::{CallError, ErrorCode, Fail};
+pub use frame::{MAX_PAYLOAD, PROTOCOL};
+pub use interface::{Identity, Interface, Method, Shape};
+pub use server::{Admission, ServeError, Server, Stats, bind};
+pub use session::{Answer, Call, Handling, Malformed, Peer, Service};
+pub use sink::{Gone, Sink};
+pub use streaming::Streaming;
+pub use transport::WRITE_QUEUE;
+
+/// Bytes a stream's server may be ahead of its reader: 256 KiB, so that a batch of small items costs one wake-up.
+///
+/// An item counts its length plus 64 bytes, at most half the window; so a stream never holds more than two items larger
+/// than that, and a reader that stands still costs a bounded amount of memory.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// What one item takes out of the window.
+fn item_cost(payload: usize) -> u32 {
+    /// Keeps the number of empty items bounded too.
+    const ITEM_OVERHEAD: u32 = 64;
+    // Half the window at most: the reader returns credit once it owes half, so a server that waits for this much is
+    // always let go on.
+    u32::try_from(payload).unwrap_or(u32::MAX).saturating_add(ITEM_OVERHEAD).min(STREAM_WINDOW / 2)
+}
+
+#[cfg(test)]
+mod tests;

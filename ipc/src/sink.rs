@@ -1,0 +1,74 @@
+//! The server's end of a stream.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use prost::Message;
+use tokio::sync::Semaphore;
+
+use crate::transport::Outgoing;
+use crate::{MAX_PAYLOAD, STREAM_WINDOW, frame, item_cost};
+
+/// The reader of a stream is gone: cancelled, or its connection ended. The handler has nothing left to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the reader of the stream is gone")]
+pub struct Gone;
+
+/// Sends the items of one stream. May leave its handler, but the stream ends when the handler returns.
+#[derive(Debug)]
+pub struct Sink<T> {
+    call: u64,
+    outgoing: Outgoing,
+    credit: Credit,
+    types: PhantomData<fn(T)>,
+}
+
+/// What the reader lets us send, in bytes; closed when it is gone.
+#[derive(Debug, Clone)]
+pub(crate) struct Credit(Arc<Semaphore>);
+
+impl Credit {
+    pub(crate) fn full() -> Self {
+        Self(Arc::new(Semaphore::new(STREAM_WINDOW as usize)))
+    }
+
+    /// False when the reader grants more than the window: no honest reader does.
+    pub(crate) fn grant(&self, bytes: u32) -> bool {
+        if self.0.available_permits() + bytes as usize > STREAM_WINDOW as usize {
+            return false;
+        }
+        self.0.add_permits(bytes as usize);
+        true
+    }
+
+    pub(crate) fn close(&self) {
+        self.0.close();
+    }
+}
+
+impl<T: Message> Sink<T> {
+    pub(crate) fn new(call: u64, outgoing: Outgoing, credit: Credit) -> Self {
+        Self { call, outgoing, credit, types: PhantomData }
+    }
+
+    /// Sends one item, waiting while the reader is [`STREAM_WINDOW`] behind.
+    ///
+    /// An item above [`MAX_PAYLOAD`] cannot travel: it is logged and ends the stream.
+    pub async fn send(&self, item: T) -> Result<(), Gone> {
+        let size = item.encoded_len();
+        if size > MAX_PAYLOAD {
+            tracing::error!(size, limit = MAX_PAYLOAD, "stream item is too large to send");
+            let reason = format!("an item of {size} bytes is larger than a frame may be");
+            self.outgoing.push(frame::refused(self.call, &reason));
+            self.credit.close();
+            return Err(Gone);
+        }
+        self.credit.0.acquire_many(item_cost(size)).await.map_err(|_| Gone)?.forget();
+        if self.outgoing.push(frame::item(self.call, &item)) { Ok(()) } else { Err(Gone) }
+    }
+
+    /// Whether the reader is gone, for handlers that wait for something else.
+    pub fn is_closed(&self) -> bool {
+        self.credit.0.is_closed()
+    }
+}
