@@ -1,1 +1,54 @@
 //! The bus interfaces: generated messages, typed clients, server traits and error enums.
+//!
+//! **What it holds:** types only. **Which untrusted bytes it touches:** requests and replies, decoded by prost within the
+//! bounds of [`ipc`]. **What keeps it safe:** there is no code here but what `proto/codegen` writes; a test there
+//! compares.
+//!
+//! Each module is one `proto/<name>.proto`, and the comment above an `rpc` is its contract. For a service `Keyholder`:
+//! `KeyholderClient`, `KeyholderBlockingClient`, the trait `Keyholder`, `KeyholderServer`, `KeyholderError`, and the method
+//! table `KEYHOLDER`.
+
+/// Includes the generated code of one interface. Included, not a module file, so that `cargo fmt` leaves it as written.
+macro_rules! interface {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[allow(missing_docs, clippy::pedantic, reason = "generated")]
+        pub mod $name {
+            include!(concat!("gen/", stringify!($name), ".rs"));
+        }
+    };
+}
+
+interface! {
+    /// The state plane of the edge node.
+    metamanager
+}
+interface! {
+    /// The node's private key.
+    keyholder
+}
+interface! {
+    /// The cloud's CA key.
+    authority
+}
+interface! {
+    /// What cloudhub asks of those who hold the Kubernetes credentials.
+    controllers
+}
+interface! {
+    /// The supervisor's control socket.
+    control
+}
+
+/// The interface a component serves to others, by component name; `None` for one that serves none.
+///
+/// The supervisor checks the manifest's `calls` against it.
+pub fn interface_of(component: &str) -> Option<&'static ipc::Interface> {
+    Some(match component {
+        "metamanager" => &metamanager::META_MANAGER,
+        "keyholder" => &keyholder::KEYHOLDER,
+        "authority" => &authority::AUTHORITY,
+        "controllers" => &controllers::CONTROLLERS,
+        _ => return None,
+    })
+}
