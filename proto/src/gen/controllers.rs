@@ -99,14 +99,14 @@ pub static CONTROLLERS: ipc::Interface = ipc::Interface {
             name: "Acknowledged",
             shape: ipc::Shape::Unary,
             max_request: ipc::MAX_PAYLOAD,
-            at_once: 64,
+            at_once: 256,
         },
         ipc::Method {
             number: 3,
             name: "Upstream",
             shape: ipc::Shape::Unary,
             max_request: ipc::MAX_PAYLOAD,
-            at_once: 64,
+            at_once: 256,
         },
         ipc::Method {
             number: 4,
@@ -147,7 +147,8 @@ impl ControllersClient {
     > {
         self.caller.stream(&CONTROLLERS.methods[0], &request).await
     }
-    /// The edge acknowledged a downstream message: recorded in its ObjectSync. Idempotent.
+    /// The edge acknowledged a downstream message. The reply means: recorded in its ObjectSync. Idempotent.
+    /// At most 256 at once.
     pub async fn acknowledged(
         &self,
         request: AcknowledgedRequest,
@@ -163,7 +164,7 @@ impl ControllersClient {
         self.caller.unary(&CONTROLLERS.methods[1], &request, deadline).await
     }
     /// One upstream message; `answer` is the message for the edge, absent where KubeEdge sends none. The node name comes
-    /// from the session's certificate. Retry: not idempotent for events, harmless for the rest.
+    /// from the session's certificate. Retry: not idempotent for events, harmless for the rest. At most 256 at once.
     pub async fn upstream(
         &self,
         request: UpstreamRequest,
@@ -205,7 +206,8 @@ impl ControllersBlockingClient {
     pub fn new(channel: ipc::blocking::Channel) -> Self {
         Self { channel }
     }
-    /// The edge acknowledged a downstream message: recorded in its ObjectSync. Idempotent.
+    /// The edge acknowledged a downstream message. The reply means: recorded in its ObjectSync. Idempotent.
+    /// At most 256 at once.
     pub fn acknowledged(
         &self,
         request: AcknowledgedRequest,
@@ -221,7 +223,7 @@ impl ControllersBlockingClient {
         self.channel.unary(&CONTROLLERS, &CONTROLLERS.methods[1], &request, deadline)
     }
     /// One upstream message; `answer` is the message for the edge, absent where KubeEdge sends none. The node name comes
-    /// from the session's certificate. Retry: not idempotent for events, harmless for the rest.
+    /// from the session's certificate. Retry: not idempotent for events, harmless for the rest. At most 256 at once.
     pub fn upstream(
         &self,
         request: UpstreamRequest,
@@ -264,7 +266,8 @@ pub trait Controllers: Send + Sync + 'static {
         request: DownstreamRequest,
         out: ipc::Sink<DownstreamMessage>,
     ) -> impl Future<Output = Result<(), ipc::Fail<ControllersError>>> + Send;
-    /// The edge acknowledged a downstream message: recorded in its ObjectSync. Idempotent.
+    /// The edge acknowledged a downstream message. The reply means: recorded in its ObjectSync. Idempotent.
+    /// At most 256 at once.
     fn acknowledged(
         &self,
         peer: &ipc::Peer,
@@ -273,7 +276,7 @@ pub trait Controllers: Send + Sync + 'static {
         Output = Result<AcknowledgedReply, ipc::Fail<ControllersError>>,
     > + Send;
     /// One upstream message; `answer` is the message for the edge, absent where KubeEdge sends none. The node name comes
-    /// from the session's certificate. Retry: not idempotent for events, harmless for the rest.
+    /// from the session's certificate. Retry: not idempotent for events, harmless for the rest. At most 256 at once.
     fn upstream(
         &self,
         peer: &ipc::Peer,
