@@ -65,7 +65,9 @@ impl Channel {
         let mut failures = 0;
         loop {
             let trouble = match self.attempt(&mut link, interface, method, request, until) {
-                Ok(reply) => return R::decode(reply).map_err(|error| CallError::Malformed(error.to_string())),
+                Ok(reply) => {
+                    return R::decode(reply).map_err(|error| CallError::Malformed(error.to_string()));
+                }
                 Err(Broken::Disconnected(reason)) => reason,
                 Err(broken) => return Err(broken.into()),
             };
@@ -97,7 +99,9 @@ impl Channel {
         send(&mut stream, &frame::request(call, method.number, Some(left), request), until)?;
         let (answer, usable) = match receive(&mut stream, until)? {
             Frame::Reply { call: of, payload } if of == call => (Ok(payload), true),
-            Frame::Failed { call: of, code, message } if of == call => (Err(Broken::Failed { code, message }), true),
+            Frame::Failed { call: of, code, message } if of == call => {
+                (Err(Broken::Failed { code, message }), true)
+            }
             Frame::Late { call: of } if of == call => (Err(Broken::Late), true),
             Frame::Refused { message, .. } => (Err(Broken::Refused(message)), false),
             _ => return Err(Broken::Disconnected("an answer to another call".to_owned())),

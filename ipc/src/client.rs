@@ -115,7 +115,12 @@ impl Caller {
     }
 
     /// Calls until there is an answer or the deadline has passed: a call whose server died is repeated to the next one.
-    pub async fn unary<Q, R, E>(&self, method: &'static Method, request: &Q, deadline: Duration) -> Result<R, CallError<E>>
+    pub async fn unary<Q, R, E>(
+        &self,
+        method: &'static Method,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<R, CallError<E>>
     where
         Q: Message,
         R: Message + Default,
@@ -148,16 +153,20 @@ impl Caller {
     }
 
     /// Opens a stream, waiting up to [`DEFAULT_DEADLINE`] for a connection. The server's first words come as items.
-    pub async fn stream<Q, T, E>(&self, method: &'static Method, request: &Q) -> Result<Streaming<T, E>, CallError<E>>
+    pub async fn stream<Q, T, E>(
+        &self,
+        method: &'static Method,
+        request: &Q,
+    ) -> Result<Streaming<T, E>, CallError<E>>
     where
         Q: Message,
         T: Message + Default,
         E: ErrorCode,
     {
         let slot = Arc::clone(self.prepare(method, request)?);
-        let slot = slot
-            .try_acquire_owned()
-            .map_err(|_| CallError::Refused(format!("{} {} streams are open", method.at_once, method.name)))?;
+        let slot = slot.try_acquire_owned().map_err(|_| {
+            CallError::Refused(format!("{} {} streams are open", method.at_once, method.name))
+        })?;
         let inner = &self.channel.inner;
         let opened = async {
             let connection = inner.connection(self.interface).await?;
@@ -168,7 +177,9 @@ impl Caller {
             Ok(Ok(incoming)) => Ok(Streaming::new(incoming, slot)),
             Ok(Err(broken)) => Err(broken.into()),
             Err(_) => Err(CallError::Disconnected(
-                lock(&inner.trouble).clone().unwrap_or_else(|| format!("{}: no answer", inner.path.display())),
+                lock(&inner.trouble)
+                    .clone()
+                    .unwrap_or_else(|| format!("{}: no answer", inner.path.display())),
             )),
         }
     }
@@ -177,7 +188,10 @@ impl Caller {
     fn prepare<E>(&self, method: &Method, request: &impl Message) -> Result<&Arc<Semaphore>, CallError<E>> {
         let bound = self.channel.inner.bound.get().filter(|bound| bound.interface == self.interface);
         let Some(bound) = bound else {
-            return Err(CallError::Refused(format!("this channel was first bound to another interface than {}", self.interface.name)));
+            return Err(CallError::Refused(format!(
+                "this channel was first bound to another interface than {}",
+                self.interface.name
+            )));
         };
         check_size(method, request)?;
         Ok(&bound.slots[method.index()])
@@ -187,7 +201,10 @@ impl Caller {
 pub(crate) fn check_size<E>(method: &Method, request: &impl Message) -> Result<(), CallError<E>> {
     let size = request.encoded_len();
     if size > method.max_request {
-        return Err(CallError::Refused(format!("{} takes at most {} bytes, these are {size}", method.name, method.max_request)));
+        return Err(CallError::Refused(format!(
+            "{} takes at most {} bytes, these are {size}",
+            method.name, method.max_request
+        )));
     }
     Ok(())
 }
@@ -226,7 +243,12 @@ impl Inner {
         *lock(&self.trouble) = None;
         let previous = self.generation.swap(server.generation, Ordering::Relaxed);
         if previous != 0 && previous != server.generation {
-            tracing::info!(server = server.component, generation = server.generation, previous, "server was restarted");
+            tracing::info!(
+                server = server.component,
+                generation = server.generation,
+                previous,
+                "server was restarted"
+            );
         }
     }
 }
@@ -255,7 +277,12 @@ impl Dial {
     }
 
     /// Connects and exchanges hellos. Cancelled while the server's hello is awaited, the next attempt awaits it further.
-    async fn attempt(&mut self, path: &Path, interface: &'static Interface, us: &Identity) -> Result<Hello, Broken> {
+    async fn attempt(
+        &mut self,
+        path: &Path,
+        interface: &'static Interface,
+        us: &Identity,
+    ) -> Result<Hello, Broken> {
         let gone = |error: std::io::Error| Broken::Disconnected(error.to_string());
         if self.half_open.is_none() {
             let (reader, mut writer) = connect(path).await.map_err(gone)?;
@@ -273,7 +300,10 @@ impl Dial {
 }
 
 /// Checks the server's first frame.
-pub(crate) fn read_hello(first: Option<std::io::Result<bytes::Bytes>>, interface: &Interface) -> Result<Hello, Broken> {
+pub(crate) fn read_hello(
+    first: Option<std::io::Result<bytes::Bytes>>,
+    interface: &Interface,
+) -> Result<Hello, Broken> {
     let frame = match first {
         None => return Err(Broken::Disconnected("closed before its hello".to_owned())),
         Some(Err(error)) => return Err(Broken::Disconnected(error.to_string())),
@@ -284,9 +314,10 @@ pub(crate) fn read_hello(first: Option<std::io::Result<bytes::Bytes>>, interface
             "{} speaks protocol version {}, this client {PROTOCOL}",
             hello.component, hello.protocol
         ))),
-        Ok(Frame::Hello(hello)) if hello.interface != interface.name => {
-            Err(Broken::Refused(format!("{} serves {}, not {}", hello.component, hello.interface, interface.name)))
-        }
+        Ok(Frame::Hello(hello)) if hello.interface != interface.name => Err(Broken::Refused(format!(
+            "{} serves {}, not {}",
+            hello.component, hello.interface, interface.name
+        ))),
         Ok(Frame::Hello(hello)) => Ok(hello),
         Ok(Frame::Refused { message, .. }) => Err(Broken::Refused(message)),
         Ok(_) => Err(Broken::Disconnected("its first frame is no hello".to_owned())),

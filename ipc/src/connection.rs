@@ -63,7 +63,10 @@ struct Waiting {
 enum Waiter {
     Reply(oneshot::Sender<Result<Bytes, Broken>>),
     /// `window`: bytes the server may still send before it has our next credit.
-    Stream { events: mpsc::UnboundedSender<Event>, window: u32 },
+    Stream {
+        events: mpsc::UnboundedSender<Event>,
+        window: u32,
+    },
 }
 
 impl Connection {
@@ -162,7 +165,8 @@ impl Incoming {
             return;
         }
         let connection = &self.open.connection;
-        if let Some(Waiter::Stream { window, .. }) = lock(&connection.calls.0).calls.get_mut(&self.open.call) {
+        if let Some(Waiter::Stream { window, .. }) = lock(&connection.calls.0).calls.get_mut(&self.open.call)
+        {
             *window += self.owed;
             connection.outgoing.push(frame::credit(self.open.call, self.owed));
         }
@@ -190,7 +194,12 @@ async fn read(mut reader: Reader, mut writer: JoinHandle<io::Result<()>>, calls:
             Ok(None) => {}
             Ok(Some(refused)) => break refused,
             Err(violation) => {
-                tracing::warn!(server = server.component, generation = server.generation, violation, "server broke the protocol");
+                tracing::warn!(
+                    server = server.component,
+                    generation = server.generation,
+                    violation,
+                    "server broke the protocol"
+                );
                 break Broken::Disconnected(format!("{} broke the protocol: {violation}", server.component));
             }
         }
@@ -236,9 +245,8 @@ impl Calls {
             None => Ok(()),
             Some(Waiter::Reply(_)) => Err("item of a call that is no stream".to_owned()),
             Some(Waiter::Stream { events, window }) => {
-                *window = window
-                    .checked_sub(item_cost(payload.len()))
-                    .ok_or("item beyond the stream's credit")?;
+                *window =
+                    window.checked_sub(item_cost(payload.len())).ok_or("item beyond the stream's credit")?;
                 // The receiver is only gone while its drop is about to remove this waiter.
                 let _ = events.send(Event::Item(payload));
                 Ok(())

@@ -165,9 +165,8 @@ impl Frame {
 /// Envelope fields first, then the message straight into the same buffer: encoded once, copied once (into the socket).
 fn with_payload(envelope: &Envelope, message: &impl Message) -> Bytes {
     let length = message.encoded_len();
-    let mut buffer = BytesMut::with_capacity(
-        envelope.encoded_len() + 1 + prost::length_delimiter_len(length) + length,
-    );
+    let mut buffer =
+        BytesMut::with_capacity(envelope.encoded_len() + 1 + prost::length_delimiter_len(length) + length);
     envelope.encode_raw(&mut buffer);
     buffer.put_u8(PAYLOAD_KEY);
     message.encode_length_delimited(&mut buffer).expect("a BytesMut grows as needed");

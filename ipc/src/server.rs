@@ -143,7 +143,8 @@ impl<S: Service> Server<S> {
         }
         let listener = UdsListener::try_from(listener)
             .map_err(|source| ServeError::Adopt { client: client.to_owned(), source })?;
-        let accepting = accept(Arc::clone(&self.shared), listener.into(), admission, allowed.into(), self.ended.clone());
+        let accepting =
+            accept(Arc::clone(&self.shared), listener.into(), admission, allowed.into(), self.ended.clone());
         let ended = self.ended.clone();
         tokio::spawn(async move { ended.run_until_cancelled(accepting).await });
         Ok(())
@@ -176,7 +177,8 @@ async fn accept<S: Service>(
             }
         };
         shared.connections.fetch_add(1, Ordering::Relaxed);
-        let (shared, admission, allowed) = (Arc::clone(&shared), Arc::clone(&admission), Arc::clone(&allowed));
+        let (shared, admission, allowed) =
+            (Arc::clone(&shared), Arc::clone(&admission), Arc::clone(&allowed));
         let ended = ended.clone();
         tokio::spawn(async move {
             let _place = place;
@@ -196,7 +198,9 @@ impl<S: Service> Shared<S> {
                 let (reader, mut writer) = transport::framed(stream.into());
                 match admission {
                     Admission::Link { client, uid: expected, .. } if *expected != uid => {
-                        let ended = violation(format!("this link is for {client}, uid {expected}, not for uid {uid}"));
+                        let ended = violation(format!(
+                            "this link is for {client}, uid {expected}, not for uid {uid}"
+                        ));
                         session::refuse(&mut writer, &ended).await;
                         (None, ended)
                     }
@@ -227,7 +231,14 @@ impl<S: Service> Shared<S> {
                 self.violations.fetch_add(1, Ordering::Relaxed);
                 if let Some(left_out) = self.throttle.admit(Instant::now()) {
                     let pid = peer.as_ref().map_or(0, |peer| peer.pid);
-                    tracing::warn!(server, peer = client, pid, rule, left_out, "disconnected a peer that broke a rule");
+                    tracing::warn!(
+                        server,
+                        peer = client,
+                        pid,
+                        rule,
+                        left_out,
+                        "disconnected a peer that broke a rule"
+                    );
                 }
             }
         }

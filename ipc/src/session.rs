@@ -63,7 +63,7 @@ pub struct Malformed(String);
 pub struct Call {
     peer: Arc<Peer>,
     method: &'static Method,
-    call: u64,
+    id: u64,
     payload: Bytes,
     outgoing: Outgoing,
     credit: Option<Credit>,
@@ -93,7 +93,7 @@ impl Call {
     /// Where a stream's items go.
     pub fn sink<T: Message>(&self) -> Sink<T> {
         let credit = self.credit.clone().unwrap_or_else(Credit::full);
-        Sink::new(self.call, self.outgoing.clone(), credit)
+        Sink::new(self.id, self.outgoing.clone(), credit)
     }
 
     /// The answer of a unary method.
@@ -101,10 +101,18 @@ impl Call {
         match result {
             Ok(reply) if reply.encoded_len() > MAX_PAYLOAD => {
                 let size = reply.encoded_len();
-                tracing::error!(method = self.method.name, size, limit = MAX_PAYLOAD, "reply is too large to send");
-                Answer(frame::refused(self.call, &format!("the reply of {size} bytes is larger than a frame may be")))
+                tracing::error!(
+                    method = self.method.name,
+                    size,
+                    limit = MAX_PAYLOAD,
+                    "reply is too large to send"
+                );
+                Answer(frame::refused(
+                    self.id,
+                    &format!("the reply of {size} bytes is larger than a frame may be"),
+                ))
             }
-            Ok(reply) => Answer(frame::reply(self.call, &reply)),
+            Ok(reply) => Answer(frame::reply(self.id, &reply)),
             Err(fail) => self.fail(&fail),
         }
     }
@@ -112,13 +120,13 @@ impl Call {
     /// The end of a stream.
     pub fn end<E: ErrorCode>(&self, result: Result<(), Fail<E>>) -> Answer {
         match result {
-            Ok(()) => Answer(frame::end(self.call)),
+            Ok(()) => Answer(frame::end(self.id)),
             Err(fail) => self.fail(&fail),
         }
     }
 
     fn fail<E: ErrorCode>(&self, fail: &Fail<E>) -> Answer {
-        Answer(frame::failed(self.call, fail.code.into(), &fail.message))
+        Answer(frame::failed(self.id, fail.code.into(), &fail.message))
     }
 }
 
@@ -182,7 +190,13 @@ pub(crate) async fn serve<S: Service>(
     if let Err(error) = writer.send(frame::hello(interface.name, us)).await {
         return (Some(peer), Ended::Io(error));
     }
-    tracing::debug!(peer = peer.component, uid = peer.uid, pid = peer.pid, generation = peer.generation, "peer connected");
+    tracing::debug!(
+        peer = peer.component,
+        uid = peer.uid,
+        pid = peer.pid,
+        generation = peer.generation,
+        "peer connected"
+    );
     let (outgoing, writer) = spawn_writer(writer);
     let mut session = Session {
         interface,
@@ -331,19 +345,24 @@ impl Session {
         }
         if payload.len() > method.max_request {
             let size = payload.len();
-            return Err(in_call(call, format!("{} takes at most {} bytes, these are {size}", method.name, method.max_request)));
+            return Err(in_call(
+                call,
+                format!("{} takes at most {} bytes, these are {size}", method.name, method.max_request),
+            ));
         }
         let credit = (method.shape == Shape::Stream).then(Credit::full);
         let handling = service
             .handle(Call {
                 peer: Arc::clone(&self.peer),
                 method,
-                call,
+                id: call,
                 payload,
                 outgoing: self.outgoing.clone(),
                 credit: credit.clone(),
             })
-            .map_err(|malformed| in_call(call, format!("request of {} does not decode: {malformed}", method.name)))?;
+            .map_err(|malformed| {
+                in_call(call, format!("request of {} does not decode: {malformed}", method.name))
+            })?;
 
         let calls = Arc::clone(&self.calls);
         let outgoing = self.outgoing.clone();
@@ -394,7 +413,10 @@ impl InFlight {
         let mut table = lock(&self.0);
         let method_index = method.index();
         if table.per_method[method_index] >= method.at_once {
-            return Err(in_call(call, format!("more than {} calls of {} at once", method.at_once, method.name)));
+            return Err(in_call(
+                call,
+                format!("more than {} calls of {} at once", method.at_once, method.name),
+            ));
         }
         if call == NO_CALL || table.calls.contains_key(&call) {
             return Err(in_call(call, format!("call number {call} is in use")));

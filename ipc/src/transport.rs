@@ -116,8 +116,7 @@ async fn write(
             SinkExt::<Bytes>::flush(&mut writer).await?;
             io::Result::Ok(taken)
         };
-        let stalled =
-            |_| io::Error::new(io::ErrorKind::TimedOut, "peer has not read for 30 s");
+        let stalled = |_| io::Error::new(io::ErrorKind::TimedOut, "peer has not read for 30 s");
         let taken = tokio::time::timeout(WRITE_STALL, batch).await.map_err(stalled)??;
         queued.bytes.fetch_sub(taken, Ordering::Relaxed);
         queued.fell.notify_waiters();

@@ -27,7 +27,8 @@ pub const INTERFACES: [&str; 5] = ["metamanager", "keyholder", "authority", "con
 pub fn generate(proto_dir: &Path, out_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut written = Vec::new();
     for name in INTERFACES {
-        let code = interface(proto_dir, name).with_context(|| format!("could not generate from {name}.proto"))?;
+        let code =
+            interface(proto_dir, name).with_context(|| format!("could not generate from {name}.proto"))?;
         let path = PathBuf::from(format!("src/gen/{name}.rs"));
         write(&out_dir.join(&path), &code)?;
         written.push(path);

@@ -45,7 +45,9 @@ fn generate(service: &Service) -> anyhow::Result<String> {
         .methods
         .iter()
         .enumerate()
-        .map(|(index, method)| Rpc::new(index, method).with_context(|| format!("method {}", method.proto_name)))
+        .map(|(index, method)| {
+            Rpc::new(index, method).with_context(|| format!("method {}", method.proto_name))
+        })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let names = Names::of(service);
     let mut code = String::new();
@@ -123,7 +125,8 @@ impl<'a> Rpc<'a> {
 fn doc_lines(comment: &[String]) -> String {
     comment.iter().fold(String::new(), |mut doc, line| {
         // Comments are prose: nothing in them is a link or a tag.
-        let line = line.trim_end().replace('[', "\\[").replace(']', "\\]").replace('<', "\\<").replace('>', "\\>");
+        let line =
+            line.trim_end().replace('[', "\\[").replace(']', "\\]").replace('<', "\\<").replace('>', "\\>");
         let _ = writeln!(doc, "///{line}");
         doc
     })
@@ -134,7 +137,8 @@ fn largest_message(comment: &str) -> anyhow::Result<String> {
     const TERM: &str = "Largest message: ";
     let Some((_, rest)) = comment.split_once(TERM) else { return Ok("ipc::MAX_PAYLOAD".to_owned()) };
     let mut words = rest.split_whitespace();
-    let number: usize = words.next().unwrap_or_default().parse().context("a number after `Largest message:`")?;
+    let number: usize =
+        words.next().unwrap_or_default().parse().context("a number after `Largest message:`")?;
     let unit = words.next().unwrap_or_default();
     let bytes = match unit.trim_end_matches(['.', ',', ';']) {
         "KiB" => number * 1024,
@@ -159,7 +163,8 @@ fn at_once(comment: &str) -> anyhow::Result<usize> {
 fn table(names: &Names, methods: &[Rpc<'_>], code: &mut String) {
     let Names { service, table, full, .. } = names;
     let _ = writeln!(code, "/// The methods of `{service}`, their numbers and bounds.");
-    let _ = writeln!(code, "pub static {table}: ipc::Interface = ipc::Interface {{ name: {full:?}, methods: &[");
+    let _ =
+        writeln!(code, "pub static {table}: ipc::Interface = ipc::Interface {{ name: {full:?}, methods: &[");
     for rpc in methods {
         let shape = if rpc.streams { "Stream" } else { "Unary" };
         let _ = writeln!(
