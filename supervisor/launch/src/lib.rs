@@ -1,1 +1,265 @@
-//! Starts one confined process: the ordered steps between fork and exec. The only crate with unsafe code.
+//! Starts one confined process.
+//!
+//! What it holds: nothing; it is called by the supervisor, with the supervisor's rights. Untrusted bytes: none; a
+//! [`Launch`] comes from a checked manifest. What keeps it safe: everything is allocated before `fork`, the child makes
+//! only system calls that are allowed between `fork` and `exec` (`signal-safety(7)`), and it does nothing else.
+//!
+//! The launch sequence. The code in `child.rs` goes in the same order; a step that fails is reported by name.
+//!
+//! 1. new session, `/` as working directory, umask 022
+//! 2. parent-death signal (SIGKILL), so that no component outlives its supervisor
+//! 3. descriptors: standard input from `/dev/null`, output and errors to the supervisor, the inherited ones from 3 on,
+//!    everything else closed
+//! 4. *cgroup* — its place; not here yet
+//! 5. *namespaces (mount, ipc, uts, net, user), private `/tmp`, read-only root, own state directory* — their place
+//! 6. resource limits
+//! 7. supplementary groups, group id, user id
+//! 8. the parent-death signal again: a change of user clears it; then the check that the parent is still there
+//! 9. capabilities: bounding set, permitted and inheritable, ambient; what is not granted is gone
+//! 10. `no_new_privs`
+//! 11. *Landlock*, then *seccomp* — their place
+//! 12. signal dispositions and mask back to the default
+//! 13. exec
+//!
+//! The thread that calls [`launch`] is the parent in the sense of step 2: when it ends, the child is killed. Call it from
+//! the main thread.
+
+mod capabilities;
+mod child;
+mod error;
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::ptr;
+
+pub use capabilities::CapabilitySet;
+pub use error::{Error, Step};
+
+/// What to start, and with which rights. A plain description: making one has no effect.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// Name for error messages.
+    pub component: &'a str,
+    /// The program file.
+    pub exec: PathBuf,
+    /// `argv[0]`; multi-call programs pick their role by it.
+    pub argv0: &'a str,
+    /// Further arguments.
+    pub args: Vec<OsString>,
+    /// The whole environment, except `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`, which follow from `inherited`.
+    pub env: Vec<(&'a str, OsString)>,
+    /// Descriptors handed over as numbers 3, 4, …, in this order, with their names.
+    pub inherited: Vec<Inherited<'a>>,
+    /// Whom to become. `None` keeps the caller's ids and bounding set, for a supervisor without root.
+    pub identity: Option<Identity>,
+    /// The capabilities the process keeps; the empty set for nearly all. Must be held by the caller.
+    pub capabilities: CapabilitySet,
+    /// Resource limits; soft and hard are set to the same value.
+    pub limits: Vec<(Limit, u64)>,
+}
+
+/// A descriptor for the child, in the `LISTEN_FDS` convention.
+#[derive(Clone, Copy, Debug)]
+pub struct Inherited<'a> {
+    /// Its name in `LISTEN_FDNAMES`. Must not hold a colon.
+    pub name: &'a str,
+    /// The descriptor; the caller keeps it.
+    pub fd: BorrowedFd<'a>,
+}
+
+/// The ids of the new process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Real, effective and saved user id.
+    pub uid: u32,
+    /// Real, effective and saved group id.
+    pub gid: u32,
+    /// Supplementary groups: exactly these.
+    pub groups: Vec<u32>,
+}
+
+/// A resource limit (`setrlimit(2)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Open descriptors.
+    Nofile,
+    /// Size of a core dump, in bytes; 0 for none.
+    Core,
+}
+
+/// A started process.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id. Names it only until it is reaped: prefer `pidfd`.
+    pub pid: u32,
+    /// Names this process and no other; readable when it has ended.
+    pub pidfd: OwnedFd,
+    /// What it writes to standard output and standard error.
+    pub output: OwnedFd,
+}
+
+/// Starts the process and returns once it runs its program, or says which step failed.
+///
+/// Blocks for as long as the kernel takes to run the steps and open the program file (well under a millisecond from the
+/// page cache).
+pub fn launch(plan: &Launch<'_>) -> Result<Child, Error> {
+    let prepare = |what: &'static str| {
+        move |source: io::Error| Error::Prepare { component: plan.component.to_owned(), what, source }
+    };
+    let null = File::open("/dev/null").map_err(prepare("open /dev/null"))?;
+    let (output, output_write) = pipe().map_err(prepare("make the output pipe"))?;
+    let (status, status_write) = pipe().map_err(prepare("make the status pipe"))?;
+    let mut prepared = Prepared::new(plan, &null, &output_write, &status_write)
+        .map_err(prepare("lay out arguments and environment"))?;
+
+    // Handlers of ours must not run in the child, whose copies of our descriptors they would write to.
+    let mask = BlockedSignals::all().map_err(prepare("block signals"))?;
+    // SAFETY: `fork` itself has no precondition. The child branch calls only `child::run`, which keeps to
+    // async-signal-safe calls, allocates nothing and does not return, so a lock another thread held at the time of the
+    // fork is never waited for.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        child::run(&mut prepared);
+    }
+    let fork_error = io::Error::last_os_error();
+    drop(mask);
+    let Some(child) = Some(pid).filter(|pid| *pid > 0).and_then(rustix::process::Pid::from_raw) else {
+        return Err(prepare("fork")(fork_error));
+    };
+    drop((output_write, status_write));
+
+    if let Some((step, source)) = read_failure(status) {
+        // It exits at once after reporting, so this wait is short.
+        let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
+        return Err(Error::Step {
+            component: plan.component.to_owned(),
+            step,
+            exec: plan.exec.clone(),
+            source,
+        });
+    }
+    // Nobody but us reaps this child, so its pid still names it here even if it has already ended.
+    let pidfd =
+        rustix::process::pidfd_open(child, rustix::process::PidfdFlags::empty()).map_err(|errno| {
+            let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
+            let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
+            prepare("open a pidfd")(errno.into())
+        })?;
+    Ok(Child { pid: pid.unsigned_abs(), pidfd, output })
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
+}
+
+/// The failure the child reported; `None` once exec has closed the pipe. A child killed before exec looks like a
+/// success here and then like an exit, which is what it is.
+fn read_failure(status: OwnedFd) -> Option<(Step, io::Error)> {
+    let mut report = [0; child::REPORT_LEN];
+    File::from(status).read_exact(&mut report).ok()?;
+    child::decode_report(report)
+}
+
+/// Everything the child needs, allocated before the fork. The pointers point into the other fields, whose heap memory
+/// does not move.
+struct Prepared {
+    exec: CString,
+    _strings: Vec<CString>,
+    argv: Vec<*const libc::c_char>,
+    envp: Vec<*const libc::c_char>,
+    /// `LISTEN_PID=` and room for the child's own pid and a NUL; in `envp` when there are inherited descriptors.
+    listen_pid: Vec<u8>,
+    /// Sources of the inherited descriptors, then, in the child, their copies above the target numbers.
+    inherited: Vec<RawFd>,
+    null: RawFd,
+    output: RawFd,
+    status: RawFd,
+    identity: Option<Identity>,
+    capabilities: CapabilitySet,
+    limits: Vec<(Limit, u64)>,
+    parent: libc::pid_t,
+}
+
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+/// Digits of the largest pid (2^22 on 64-bit kernels, `i32::MAX` by type).
+const PID_DIGITS: usize = 10;
+
+impl Prepared {
+    fn new(plan: &Launch<'_>, null: &File, output: &OwnedFd, status: &OwnedFd) -> io::Result<Self> {
+        let mut strings = Vec::with_capacity(2 + plan.args.len() + plan.env.len() + 2);
+        strings.push(CString::new(plan.argv0)?);
+        for arg in &plan.args {
+            strings.push(CString::new(arg.as_bytes())?);
+        }
+        let arguments = strings.len();
+        for (name, value) in &plan.env {
+            let mut entry = Vec::with_capacity(name.len() + 1 + value.len());
+            entry.extend_from_slice(name.as_bytes());
+            entry.push(b'=');
+            entry.extend_from_slice(value.as_bytes());
+            strings.push(CString::new(entry)?);
+        }
+        if !plan.inherited.is_empty() {
+            let names: Vec<&str> = plan.inherited.iter().map(|inherited| inherited.name).collect();
+            strings.push(CString::new(format!("LISTEN_FDS={}", names.len()))?);
+            strings.push(CString::new(format!("LISTEN_FDNAMES={}", names.join(":")))?);
+        }
+        let mut listen_pid = LISTEN_PID.to_vec();
+        listen_pid.resize(LISTEN_PID.len() + PID_DIGITS + 1, 0);
+
+        let mut argv: Vec<_> = strings[..arguments].iter().map(|string| string.as_ptr()).collect();
+        argv.push(ptr::null());
+        let mut envp: Vec<_> = strings[arguments..].iter().map(|string| string.as_ptr()).collect();
+        if !plan.inherited.is_empty() {
+            envp.push(listen_pid.as_ptr().cast());
+        }
+        envp.push(ptr::null());
+
+        Ok(Self {
+            exec: CString::new(plan.exec.as_os_str().as_bytes())?,
+            _strings: strings,
+            argv,
+            envp,
+            listen_pid,
+            inherited: plan.inherited.iter().map(|inherited| inherited.fd.as_raw_fd()).collect(),
+            null: null.as_fd().as_raw_fd(),
+            output: output.as_raw_fd(),
+            status: status.as_raw_fd(),
+            identity: plan.identity.clone(),
+            capabilities: plan.capabilities,
+            limits: plan.limits.clone(),
+            parent: rustix::process::getpid().as_raw_nonzero().get(),
+        })
+    }
+}
+
+/// Blocks every signal of this thread until dropped.
+struct BlockedSignals {
+    previous: libc::sigset_t,
+}
+
+impl BlockedSignals {
+    fn all() -> io::Result<Self> {
+        // SAFETY: a sigset_t is plain data, for which all zeroes is valid; the calls get pointers to live locals.
+        unsafe {
+            let mut every: libc::sigset_t = std::mem::zeroed();
+            let mut previous: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut every);
+            match libc::pthread_sigmask(libc::SIG_SETMASK, &raw const every, &raw mut previous) {
+                0 => Ok(Self { previous }),
+                errno => Err(io::Error::from_raw_os_error(errno)),
+            }
+        }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: `previous` was filled by the successful call in `all`. Restoring a mask cannot fail.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.previous, ptr::null_mut()) };
+    }
+}

@@ -1,0 +1,137 @@
+use std::fmt;
+
+/// Names by number, `linux/capability.h`.
+const NAMES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// A set of Linux capabilities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CapabilitySet(u64);
+
+impl CapabilitySet {
+    /// No capability.
+    pub const EMPTY: Self = Self(0);
+
+    /// The capability of that name (`CAP_CHOWN`); `None` for a name this version does not know.
+    pub fn named(name: &str) -> Option<Self> {
+        NAMES.iter().position(|known| *known == name).map(|bit| Self(1 << bit))
+    }
+
+    /// What the calling process may grant: its permitted set.
+    pub fn held() -> std::io::Result<Self> {
+        let sets = rustix::thread::capabilities(None)?;
+        Ok(Self(sets.permitted.bits()))
+    }
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// What is in both sets.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// What is in `self` and not in `other`.
+    #[must_use]
+    pub const fn difference(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether it holds no capability.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Its capabilities' names, in order of number.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        NAMES.iter().enumerate().filter(move |(bit, _)| self.has(*bit)).map(|(_, name)| *name)
+    }
+
+    /// Whether it holds capability number `bit`.
+    pub(crate) const fn has(self, bit: usize) -> bool {
+        bit < 64 && self.0 & (1 << bit) != 0
+    }
+
+    /// The two 32-bit words of `capset(2)`.
+    pub(crate) const fn words(self) -> [u32; 2] {
+        [(self.0 & 0xffff_ffff) as u32, (self.0 >> 32) as u32]
+    }
+}
+
+impl fmt::Display for CapabilitySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, name) in self.names().enumerate() {
+            write!(f, "{}{name}", if n == 0 { "" } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_map_to_the_kernel_numbers() {
+        for (name, bit) in [
+            ("CAP_CHOWN", 0),
+            ("CAP_NET_ADMIN", 12),
+            ("CAP_SYS_ADMIN", 21),
+            ("CAP_SYSLOG", 34),
+            ("CAP_CHECKPOINT_RESTORE", 40),
+        ] {
+            assert!(CapabilitySet::named(name).is_some_and(|set| set.has(bit)), "{name}");
+        }
+    }
+
+    #[test]
+    fn unknown_name_is_refused() {
+        assert_eq!(CapabilitySet::named("CAP_EVERYTHING"), None);
+        assert_eq!(CapabilitySet::named("cap_chown"), None);
+    }
+}
