@@ -1,1 +1,31 @@
 //! Real containerd, real images and real supervisors for tests, cleaned up whatever happens.
+//!
+//! A [`Cluster`] is one containerd, one `cloudcore --standalone` and one `edgecore` with fresh state, all below one
+//! short temporary directory. Several can live on one machine: each takes a [`Slot`], which decides its bridge, subnet
+//! and ports. Everything is removed when the value is dropped; what a killed run left behind is removed by the next
+//! run that takes its slot. [`clean::remains`] names what is left, if anything.
+//!
+//! Nothing here is asynchronous: the tests read top to bottom, and what they wait for is another process.
+
+pub mod clean;
+mod cluster;
+mod command;
+mod containerd;
+mod images;
+pub mod interrupt;
+pub mod machine;
+pub mod measure;
+mod slot;
+mod supervisor;
+pub mod users;
+mod wait;
+mod watch;
+
+pub use cluster::{Cluster, EDGE_NODE, Options};
+pub use command::{Run, run};
+pub use containerd::Containerd;
+pub use images::BUSYBOX;
+pub use slot::Slot;
+pub use supervisor::{Component, Side, Supervisor};
+pub use wait::{millis_since_epoch, until};
+pub use watch::{PodEvent, PodWatch, is_ready};

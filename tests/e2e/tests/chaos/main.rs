@@ -1,0 +1,2 @@
+//! Every process killed in turn.
+fn main() {}
