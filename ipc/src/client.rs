@@ -286,7 +286,8 @@ impl Dial {
         let gone = |error: std::io::Error| Broken::Disconnected(error.to_string());
         if self.half_open.is_none() {
             let (reader, mut writer) = connect(path).await.map_err(gone)?;
-            writer.send(frame::hello(interface.name, us)).await.map_err(gone)?;
+            // A server that has closed already may have said why: reading tells.
+            let _ = writer.send(frame::hello(interface.name, us)).await;
             self.half_open = Some((reader, writer));
         }
         let (reader, _) = self.half_open.as_mut().expect("set above");

@@ -175,15 +175,21 @@ impl Incoming {
 }
 
 async fn read(mut reader: Reader, mut writer: JoinHandle<io::Result<()>>, calls: Arc<Calls>, server: Hello) {
+    let mut open = true;
     let ended = loop {
         let next = tokio::select! {
             biased;
             next = reader.next() => next,
-            // The last handle on the connection is gone, or the server does not read.
-            written = &mut writer => break Broken::Disconnected(match written {
-                Ok(Err(error)) => format!("{}: {error}", server.component),
-                _ => "closed".to_owned(),
-            }),
+            written = &mut writer, if open => {
+                open = false;
+                match written {
+                    // The server has closed. Its parting words, if any, are still to be read.
+                    Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => continue,
+                    Ok(Err(error)) => break Broken::Disconnected(format!("{}: {error}", server.component)),
+                    // The last handle on the connection is gone.
+                    _ => break Broken::Disconnected("closed".to_owned()),
+                }
+            }
         };
         let frame = match next {
             None => break Broken::Disconnected(format!("{} closed the connection", server.component)),

@@ -167,7 +167,7 @@ fn with_payload(envelope: &Envelope, message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut buffer =
         BytesMut::with_capacity(envelope.encoded_len() + 1 + prost::length_delimiter_len(length) + length);
-    envelope.encode_raw(&mut buffer);
+    envelope.encode(&mut buffer).expect("a BytesMut grows as needed");
     buffer.put_u8(PAYLOAD_KEY);
     message.encode_length_delimited(&mut buffer).expect("a BytesMut grows as needed");
     buffer.freeze()
@@ -182,13 +182,22 @@ fn plain(envelope: &Envelope) -> Bytes {
 }
 
 pub(crate) fn hello(interface: &str, us: &crate::Identity) -> Bytes {
-    let hello = Hello {
+    raw_hello(&Hello {
         protocol: PROTOCOL,
         interface: interface.to_owned(),
         component: us.component.clone(),
         generation: us.generation,
-    };
-    with_payload(&envelope(Kind::Hello, NO_CALL), &hello)
+    })
+}
+
+pub(crate) fn raw_hello(hello: &Hello) -> Bytes {
+    with_payload(&envelope(Kind::Hello, NO_CALL), hello)
+}
+
+/// A reply whose payload is not what its method promises.
+#[cfg(test)]
+pub(crate) fn reply_bytes(call: u64, payload: &'static [u8]) -> Bytes {
+    plain(&Envelope { payload: Bytes::from_static(payload), ..envelope(Kind::Reply, call) })
 }
 
 pub(crate) fn request(call: u64, method: u32, deadline: Option<Duration>, message: &impl Message) -> Bytes {

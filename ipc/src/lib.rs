@@ -25,6 +25,8 @@
 //! Unary calls are repeated to the next server until their deadline: every interface on this bus is idempotent, and its
 //! `.proto` says so. A stream ends with [`CallError::Disconnected`], and its owner decides where to resume.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
 mod backoff;
 pub mod blocking;
 mod client;

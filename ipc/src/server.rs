@@ -1,7 +1,9 @@
 //! Listeners, and who may come in on each.
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -247,7 +249,7 @@ impl<S: Service> Shared<S> {
 
 /// Binds a listener at `path` with this mode, in place of a socket an earlier process left there.
 ///
-/// The mode holds from the first moment: it is set before the name exists.
+/// At no moment is the socket open to more than `mode` says.
 pub fn bind(path: &Path, mode: u32) -> io::Result<OwnedFd> {
     let listener = ListenerOptions::new()
         .name(path.to_fs_name::<GenericFilePath>()?)
@@ -255,5 +257,7 @@ pub fn bind(path: &Path, mode: u32) -> io::Result<OwnedFd> {
         .try_overwrite(true)
         .reclaim_name(false)
         .create_sync_as::<interprocess::os::unix::uds_local_socket::Listener>()?;
+    // So far it has the mode less our umask.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     Ok(listener.into())
 }

@@ -180,7 +180,7 @@ fn client(names: &Names, methods: &[Rpc<'_>], code: &mut String) {
     let Names { service, table, error, .. } = names;
     let _ = write!(
         code,
-        r#"
+        r"
 /// Repeats a unary call to the next `{service}` server when one goes away, until the call's deadline; a stream ends with
 /// [`ipc::CallError::Disconnected`]. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -198,7 +198,7 @@ impl {service}Client {{
     pub fn channel(&self) -> &ipc::Channel {{
         self.caller.channel()
     }}
-"#
+"
     );
     for rpc in methods {
         let Rpc { method, index, doc, .. } = rpc;
@@ -235,7 +235,7 @@ fn blocking_client(names: &Names, methods: &[Rpc<'_>], code: &mut String) {
     let Names { service, table, error, .. } = names;
     let _ = write!(
         code,
-        r#"
+        r"
 /// Repeats a call to the next `{service}` server when one goes away, until its deadline. Blocks its thread; one call at
 /// a time; unary methods only. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -248,7 +248,7 @@ impl {service}BlockingClient {{
     pub fn new(channel: ipc::blocking::Channel) -> Self {{
         Self {{ channel }}
     }}
-"#
+"
     );
     for rpc in methods.iter().filter(|rpc| !rpc.streams) {
         let Rpc { method, index, doc, .. } = rpc;

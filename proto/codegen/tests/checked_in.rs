@@ -1,5 +1,7 @@
 //! What is checked in is what the `.proto` files say.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::Path;
 

@@ -1,0 +1,9 @@
+//! Both ends over real sockets; a hand-written peer where one has to misbehave.
+
+mod blocking;
+mod bounds;
+mod calls;
+mod client_bounds;
+mod restart;
+mod streams;
+mod support;

@@ -1,0 +1,308 @@
+//! A service as the generator would write it, and peers that send whatever a test wants.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use prost::Message;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use crate::frame::{self, Frame};
+use crate::transport::{Reader, Writer, connect, framed};
+use crate::*;
+
+pub(super) const ECHO: usize = 0;
+pub(super) const HANG: usize = 1;
+pub(super) const COUNT: usize = 2;
+pub(super) const FAIL: usize = 3;
+
+pub(super) static TEST: Interface = Interface {
+    name: "apiary.test.v1.Test",
+    methods: &[
+        Method { number: 1, name: "Echo", shape: Shape::Unary, max_request: MAX_PAYLOAD, at_once: 64 },
+        Method { number: 2, name: "Hang", shape: Shape::Unary, max_request: 1024, at_once: 2 },
+        Method { number: 3, name: "Count", shape: Shape::Stream, max_request: 1024, at_once: 2 },
+        Method { number: 4, name: "Fail", shape: Shape::Unary, max_request: 1024, at_once: 64 },
+    ],
+};
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Blob {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(super) data: Bytes,
+    #[prost(uint64, tag = "2")]
+    pub(super) number: u64,
+}
+
+impl Blob {
+    pub(super) fn number(number: u64) -> Self {
+        Self { number, ..Self::default() }
+    }
+
+    pub(super) fn of_size(size: usize) -> Self {
+        Self { data: vec![7; size].into(), number: 0 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub(super) enum TestError {
+    Unspecified = 0,
+    NotFound = 1,
+}
+
+/// What the service tells its test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// A hanging call began.
+    Hanging,
+    /// It was dropped.
+    Dropped,
+    /// The reader of a stream is gone.
+    Gone,
+    /// Who called Echo.
+    Peer(Peer),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct TestService {
+    pub(super) seen: mpsc::UnboundedSender<Seen>,
+    /// Items sent by all Count streams.
+    pub(super) sent: Arc<AtomicU64>,
+}
+
+struct ReportDrop(mpsc::UnboundedSender<Seen>);
+
+impl Drop for ReportDrop {
+    fn drop(&mut self) {
+        let _ = self.0.send(Seen::Dropped);
+    }
+}
+
+impl TestService {
+    /// Hangs, and says when it begins and when it is dropped.
+    async fn hang(&self) {
+        let _report = ReportDrop(self.seen.clone());
+        let _ = self.seen.send(Seen::Hanging);
+        std::future::pending::<()>().await;
+    }
+
+    /// Sends `number` items of the request's size, each with its place.
+    async fn count(&self, request: Blob, out: Sink<Blob>) -> Result<(), Fail<TestError>> {
+        for number in 0..request.number {
+            let size = usize::from(request.data.first().copied().unwrap_or(0)) * 1024;
+            if out.send(Blob { number, ..Blob::of_size(size) }).await.is_err() {
+                break;
+            }
+            self.sent.fetch_add(1, Ordering::Relaxed);
+        }
+        if request.data.get(1) == Some(&1) {
+            return Err(Fail::new(TestError::NotFound, "counted to the end"));
+        }
+        Ok(())
+    }
+}
+
+impl Service for TestService {
+    fn interface(&self) -> &'static Interface {
+        &TEST
+    }
+
+    fn handle(&self, mut call: Call) -> Result<Handling, Malformed> {
+        let request: Blob = call.request()?;
+        let service = self.clone();
+        Ok(match call.number() {
+            1 => Box::pin(async move {
+                let _ = service.seen.send(Seen::Peer(call.peer().clone()));
+                call.reply::<_, TestError>(Ok(request))
+            }),
+            2 => Box::pin(async move {
+                service.hang().await;
+                call.reply::<Blob, TestError>(Ok(request))
+            }),
+            3 => {
+                let out = call.sink();
+                Box::pin(async move {
+                    let watch = ReportGone(service.seen.clone());
+                    let end = service.count(request, out).await;
+                    std::mem::forget(watch);
+                    call.end(end)
+                })
+            }
+            4 => Box::pin(async move {
+                let code = if request.number == 1 { 1 } else { 77 };
+                call.reply::<Blob, i32>(Err(Fail::new(code, "no such blob")))
+            }),
+            _ => return Err(call.unknown()),
+        })
+    }
+}
+
+/// Reports a stream that was dropped before it was complete.
+struct ReportGone(mpsc::UnboundedSender<Seen>);
+
+impl Drop for ReportGone {
+    fn drop(&mut self) {
+        let _ = self.0.send(Seen::Gone);
+    }
+}
+
+/// A server at a path of its own.
+pub(super) struct Bus {
+    dir: TempDir,
+    pub(super) service: TestService,
+    pub(super) seen: mpsc::UnboundedReceiver<Seen>,
+    server: Option<Server<TestService>>,
+}
+
+impl Bus {
+    /// A bus whose server is not there yet.
+    pub(super) fn down() -> Self {
+        let (sender, seen) = mpsc::unbounded_channel();
+        let service = TestService { seen: sender, sent: Arc::default() };
+        Self { dir: tempfile::tempdir().unwrap(), service, seen, server: None }
+    }
+
+    pub(super) fn up(admission: Admission) -> Self {
+        let mut bus = Self::down();
+        bus.start(1, admission);
+        bus
+    }
+
+    pub(super) fn start(&mut self, generation: u64, admission: Admission) {
+        let server = Server::new(Identity::new("server", generation), self.service.clone());
+        server.serve(bind(&self.path(), 0o600).unwrap(), admission).unwrap();
+        self.server = Some(server);
+    }
+
+    /// Ends every connection and takes the socket away.
+    pub(super) fn stop(&mut self) {
+        self.server = None;
+        std::fs::remove_file(self.path()).unwrap();
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        self.server.as_ref().unwrap().stats()
+    }
+
+    pub(super) fn caller(&self) -> Caller {
+        Channel::new(self.path(), Identity::new("client", 5)).caller(&TEST)
+    }
+
+    pub(super) async fn see(&mut self, expected: Seen) {
+        let seen = tokio::time::timeout(Duration::from_secs(5), self.seen.recv()).await;
+        assert_eq!(seen.expect("the service reports within 5 s"), Some(expected));
+    }
+}
+
+pub(super) fn our_uid() -> u32 {
+    nix::unistd::Uid::effective().as_raw()
+}
+
+/// The link the client of [`Bus::caller`] comes in on.
+pub(super) fn link(methods: &[&str]) -> Admission {
+    Admission::Link {
+        client: "client".to_owned(),
+        uid: our_uid(),
+        methods: methods.iter().map(ToString::to_string).collect(),
+    }
+}
+
+pub(super) fn link_for_all() -> Admission {
+    link(&["Echo", "Hang", "Count", "Fail"])
+}
+
+impl Caller {
+    pub(super) async fn echo(&self, blob: Blob) -> Result<Blob, CallError<TestError>> {
+        self.unary(&TEST.methods[ECHO], &blob, Duration::from_secs(5)).await
+    }
+
+    pub(super) async fn hang(&self, deadline: Duration) -> Result<Blob, CallError<TestError>> {
+        self.unary(&TEST.methods[HANG], &Blob::default(), deadline).await
+    }
+
+    /// `items` items of `kib` KiB.
+    pub(super) async fn count(&self, items: u64, kib: u8) -> Streaming<Blob, TestError> {
+        self.count_then(items, kib, false).await.unwrap()
+    }
+
+    pub(super) async fn count_then(
+        &self,
+        items: u64,
+        kib: u8,
+        fail: bool,
+    ) -> Result<Streaming<Blob, TestError>, CallError<TestError>> {
+        let request = Blob { number: items, data: vec![kib, u8::from(fail)].into() };
+        self.stream(&TEST.methods[COUNT], &request).await
+    }
+}
+
+/// A peer that sends what it is told to.
+pub(super) struct Raw {
+    pub(super) reader: Reader,
+    pub(super) writer: Writer,
+}
+
+impl Raw {
+    pub(super) async fn connect(path: &Path) -> Self {
+        let (reader, writer) = connect(path).await.unwrap();
+        Self { reader, writer }
+    }
+
+    /// Connected, hellos exchanged.
+    pub(super) async fn greeted(bus: &Bus) -> Self {
+        let mut raw = Self::connect(&bus.path()).await;
+        raw.send(frame::hello(TEST.name, &Identity::new("client", 5))).await;
+        assert!(matches!(raw.receive().await, Some(Frame::Hello(_))));
+        raw
+    }
+
+    /// The server's side of the first client to come.
+    pub(super) async fn accept(listener: &tokio::net::UnixListener) -> Self {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (reader, writer) = framed(stream);
+        Self { reader, writer }
+    }
+
+    pub(super) async fn send(&mut self, frame: Bytes) {
+        self.writer.send(frame).await.unwrap();
+    }
+
+    pub(super) async fn receive(&mut self) -> Option<Frame> {
+        let frame = tokio::time::timeout(Duration::from_secs(5), self.reader.next()).await;
+        Some(Frame::decode(frame.expect("a frame or the end within 5 s")?.ok()?.freeze()).unwrap())
+    }
+
+    /// Skips answers until the server's parting words, after which it must close.
+    pub(super) async fn refusal(&mut self) -> String {
+        loop {
+            match self.receive().await {
+                Some(Frame::Refused { message, .. }) => {
+                    assert_eq!(self.receive().await, None, "still connected after a refusal");
+                    return message;
+                }
+                Some(_) => {}
+                None => panic!("closed without a word"),
+            }
+        }
+    }
+}
+
+/// Waits until the server has counted this many violations.
+pub(super) async fn violations(bus: &Bus, expected: u64) {
+    let counted = async {
+        while bus.stats().violations_total < expected {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), counted).await.expect("the violation is counted");
+    assert_eq!(bus.stats().violations_total, expected);
+}
