@@ -24,6 +24,10 @@ use service::Generator;
 /// The bus interfaces: `proto/<name>.proto` becomes `proto/src/gen/<name>.rs`.
 pub const INTERFACES: [&str; 5] = ["metamanager", "keyholder", "authority", "controllers", "control"];
 
+/// What edged asks of the container runtime, over gRPC: `proto/cri/<file>` becomes `proto/cri/src/gen/<package>.rs`.
+pub const RUNTIME_INTERFACES: [(&str, &str); 2] =
+    [("cri.proto", "runtime.v1"), ("containerd_events.proto", "containerd.services.events.v1")];
+
 /// Generates everything that `proto_dir` (the repository's `proto/`) describes below `out_dir`, which has the same
 /// layout. Returns the files written, relative to `out_dir`.
 pub fn generate(proto_dir: &Path, out_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -35,9 +39,10 @@ pub fn generate(proto_dir: &Path, out_dir: &Path) -> anyhow::Result<Vec<PathBuf>
         write(&out_dir.join(&path), &code)?;
         written.push(path);
     }
-    if proto_dir.join("cri/cri.proto").exists() {
-        let path = PathBuf::from("cri/src/gen/runtime.v1.rs");
-        cri(proto_dir, &out_dir.join(&path)).context("could not generate from cri/cri.proto")?;
+    for (file, package) in RUNTIME_INTERFACES {
+        let path = PathBuf::from(format!("cri/src/gen/{package}.rs"));
+        runtime_interface(proto_dir, file, &out_dir.join(&path))
+            .with_context(|| format!("could not generate from cri/{file}"))?;
         written.push(path);
     }
     Ok(written)
@@ -60,10 +65,10 @@ fn interface(proto_dir: &Path, name: &str) -> anyhow::Result<String> {
     Ok(code)
 }
 
-/// The container runtime interface: gRPC, client and server (for tests) by tonic.
-fn cri(proto_dir: &Path, out: &Path) -> anyhow::Result<()> {
+/// Client and server (for tests) by tonic.
+fn runtime_interface(proto_dir: &Path, file: &str, out: &Path) -> anyhow::Result<()> {
     let mut compiler = Compiler::new([proto_dir.join("cri")])?;
-    compiler.include_source_info(true).include_imports(true).open_file("cri.proto")?;
+    compiler.include_source_info(true).include_imports(true).open_file(file)?;
     let folder = out.parent().context("the output has a folder")?;
     fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
     // `build_transport` would add `connect` functions, which need TLS-capable transport code we do not use.
@@ -71,7 +76,7 @@ fn cri(proto_dir: &Path, out: &Path) -> anyhow::Result<()> {
         .build_transport(false)
         .out_dir(folder)
         .compile_fds(compiler.file_descriptor_set())?;
-    ensure!(out.exists(), "the package is not runtime.v1");
+    ensure!(out.exists(), "its package is not the one {} is named for", out.display());
     Ok(())
 }
 
