@@ -21,10 +21,8 @@ pub struct SignReply {
 #[repr(i32)]
 pub enum KeyholderError {
     Unspecified = 0,
-    /// `message` is empty or longer than 16 KiB.
+    /// `message` is empty or too long.
     Invalid = 1,
-    /// The key could not be read or written; the message names the file.
-    Storage = 2,
 }
 impl KeyholderError {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -35,7 +33,6 @@ impl KeyholderError {
         match self {
             Self::Unspecified => "KEYHOLDER_ERROR_UNSPECIFIED",
             Self::Invalid => "KEYHOLDER_ERROR_INVALID",
-            Self::Storage => "KEYHOLDER_ERROR_STORAGE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -43,7 +40,6 @@ impl KeyholderError {
         match value {
             "KEYHOLDER_ERROR_UNSPECIFIED" => Some(Self::Unspecified),
             "KEYHOLDER_ERROR_INVALID" => Some(Self::Invalid),
-            "KEYHOLDER_ERROR_STORAGE" => Some(Self::Storage),
             _ => None,
         }
     }
@@ -85,7 +81,7 @@ impl KeyholderClient {
     pub fn channel(&self) -> &ipc::Channel {
         self.caller.channel()
     }
-    /// The public key, made with its private half on first use (ECDSA P-256). Caller: edgehub, later edgestream.
+    /// The public key, made with its private half at the first start (ECDSA P-256). Caller: edgehub, later edgestream.
     pub async fn public_key(
         &self,
         request: PublicKeyRequest,
@@ -127,7 +123,7 @@ impl KeyholderBlockingClient {
     pub fn new(channel: ipc::blocking::Channel) -> Self {
         Self { channel }
     }
-    /// The public key, made with its private half on first use (ECDSA P-256). Caller: edgehub, later edgestream.
+    /// The public key, made with its private half at the first start (ECDSA P-256). Caller: edgehub, later edgestream.
     pub fn public_key(
         &self,
         request: PublicKeyRequest,
@@ -160,7 +156,7 @@ impl KeyholderBlockingClient {
 }
 /// What a server of `Keyholder` does. A call may be dropped at any await point: at its deadline, when its caller cancels, when the peer is gone.
 pub trait Keyholder: Send + Sync + 'static {
-    /// The public key, made with its private half on first use (ECDSA P-256). Caller: edgehub, later edgestream.
+    /// The public key, made with its private half at the first start (ECDSA P-256). Caller: edgehub, later edgestream.
     fn public_key(
         &self,
         peer: &ipc::Peer,
