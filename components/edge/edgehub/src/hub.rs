@@ -38,20 +38,23 @@ enum Failure {
     Join { why: String, error: JoinError },
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error("{join}; and with the saved certificate: {connect}")]
+    Fallback { join: String, connect: ConnectError },
 }
 
 impl Failure {
     fn met(&self) -> Met {
         match self {
-            Self::Key(_) => Met::Nobody,
-            Self::Connect(error) | Self::Join { error: JoinError::Connect(error), .. }
+            // Nothing was asked of anybody.
+            Self::Key(_) | Self::Join { error: JoinError::NoToken(_), .. } => Met::Nobody,
+            Self::Connect(error)
+            | Self::Fallback { connect: error, .. }
+            | Self::Join { error: JoinError::Connect(error), .. }
                 if error.met_nobody() =>
             {
                 Met::Nobody
             }
-            // No request was made.
-            Self::Join { error: JoinError::NoToken(_), .. } => Met::Nobody,
-            Self::Connect(_) | Self::Join { .. } => Met::Refusal,
+            Self::Connect(_) | Self::Fallback { .. } | Self::Join { .. } => Met::Refusal,
         }
     }
 }
@@ -98,7 +101,7 @@ impl Hub {
 
     async fn connect(&mut self) -> Result<link::Socket, Failure> {
         let key = (self.key)().map_err(Failure::Key)?;
-        let identity = self.identity(&key).await?;
+        let (identity, not_joined) = self.identity(&key).await?;
         let tls = pki::client_config(&identity.ca, Some(key.identity(identity.certificate)))
             .map_err(|error| Failure::Key(error.to_string()))?;
         let connected = link::connect(&self.settings, Arc::new(tls)).await;
@@ -106,30 +109,30 @@ impl Hub {
             Err(error) if error.asks_for_join() => Some(error.to_string()),
             _ => None,
         };
-        Ok(connected?)
+        connected.map_err(|connect| match not_joined {
+            Some(join) => Failure::Fallback { join, connect },
+            None => Failure::Connect(connect),
+        })
     }
 
     /// The certificate to connect with: the saved one, unless something speaks against it. Where joining anew fails, a saved
-    /// one is tried all the same: this node's clock may be wrong, the hub may have been.
-    async fn identity(&mut self, key: &NodeKey) -> Result<Identity, Failure> {
+    /// one is tried all the same, because this node's clock may be wrong or the hub may have been; then why it failed comes too.
+    async fn identity(&mut self, key: &NodeKey) -> Result<(Identity, Option<String>), Failure> {
         let saved =
             Identity::load(&self.settings.identity, &self.settings.node, key).unwrap_or_else(|reason| {
                 warn!("{reason}");
                 None
             });
         let (why, fallback) = match judge(saved, self.rejected.take(), SystemTime::now()) {
-            Judged::Use(identity) => return Ok(identity),
+            Judged::Use(identity) => return Ok((identity, None)),
             Judged::Join { why, fallback } => (why, fallback),
         };
         match (join(&self.settings, key).await, fallback) {
             (Ok(identity), _) => {
                 info!("joined: certificate saved to {}", self.settings.identity.display());
-                Ok(identity)
+                Ok((identity, None))
             }
-            (Err(error), Some(saved)) => {
-                self.report.trouble(&chain(&Failure::Join { why, error }));
-                Ok(saved)
-            }
+            (Err(error), Some(saved)) => Ok((saved, Some(chain(&Failure::Join { why, error })))),
             (Err(error), None) => Err(Failure::Join { why, error }),
         }
     }
@@ -172,4 +175,41 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls_pki_types::CertificateDer;
+
+    use super::*;
+
+    fn identity(not_after: SystemTime) -> Identity {
+        Identity { certificate: CertificateDer::from(vec![1]), ca: CertificateDer::from(vec![2]), not_after }
+    }
+
+    #[test]
+    fn a_valid_certificate_nobody_objected_to_is_used() {
+        let now = SystemTime::now();
+        let saved = identity(now + Duration::from_secs(1));
+        assert_eq!(judge(Some(saved.clone()), None, now), Judged::Use(saved));
+    }
+
+    #[test]
+    fn an_expired_or_rejected_certificate_asks_for_a_new_one_and_stays_as_fallback() {
+        let now = SystemTime::now();
+        let expired = identity(now);
+        let Judged::Join { why, fallback } = judge(Some(expired.clone()), None, now) else { panic!() };
+        assert_eq!((why.as_str(), fallback), ("the certificate of this node has expired", Some(expired)));
+        let valid = identity(now + Duration::from_secs(1));
+        let Judged::Join { why, fallback } = judge(Some(valid.clone()), Some("unknown CA".into()), now)
+        else {
+            panic!()
+        };
+        assert_eq!((why.as_str(), fallback), ("unknown CA", Some(valid)));
+    }
+
+    #[test]
+    fn a_node_without_a_certificate_joins() {
+        assert!(matches!(judge(None, None, SystemTime::now()), Judged::Join { fallback: None, .. }));
+    }
 }

@@ -39,6 +39,9 @@ const READ_BUFFER: usize = 16 * 1024;
 /// backlog and this is only met when it fails at once.
 const METAMANAGER_RETRY: Duration = Duration::from_millis(100);
 
+/// Messages waiting for the socket before reading pauses. Every ACK of a full store, every upload of a full window fits.
+const MAX_UNWRITTEN: usize = 256;
+
 /// For each of the things done after a session's end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -118,10 +121,6 @@ pub(crate) async fn run(
         }
     };
     effects.finish(&end).await;
-    // Callers of unanswered queries learn it now; everything else stays in the outbox for the next session.
-    for outcome in session.close() {
-        let _ = meta.delivered_with_deadline(outcome, LAST_WORDS).await;
-    }
     end
 }
 
@@ -138,7 +137,7 @@ struct Effects<'a> {
     /// Whether the stream was open before, so that the next one repeats things.
     opened_before: bool,
     applying: Option<Boxed<Result<(), ApplyFailure>>>,
-    delivering: FuturesUnordered<Boxed<u64>>,
+    delivering: FuturesUnordered<Boxed<(u64, bool)>>,
 }
 
 impl<'a> Effects<'a> {
@@ -165,7 +164,7 @@ impl<'a> Effects<'a> {
                         return Err(End::Broken(reason));
                     }
                 }
-                frame = self.stream.next(), if session.wants_messages() => return received(frame),
+                frame = self.stream.next(), if session.wants_messages() && self.writer.has_room() => return received(frame),
                 items = some(self.opening.as_mut()), if self.opening.is_some() => {
                     self.opening = None;
                     self.outgoing = Some(items);
@@ -188,7 +187,7 @@ impl<'a> Effects<'a> {
                     self.applying = None;
                     return Ok(Event::Applied(result));
                 }
-                Some(seq) = self.delivering.next() => return Ok(Event::Delivered(seq)),
+                Some((seq, stored)) = self.delivering.next() => return Ok(Event::Delivered { seq, stored }),
                 () = sleep_until(session.next_wake().into()) => return Ok(Event::Tick),
             }
         }
@@ -294,17 +293,16 @@ async fn apply(meta: MetaManagerClient, changes: Vec<Change>) -> Result<(), Appl
     }
 }
 
-/// Reports an outcome until metamanager has it, as Delivered allows.
-async fn deliver(meta: MetaManagerClient, outcome: DeliveredRequest) -> u64 {
+/// Reports an outcome until metamanager has it, as Delivered allows; whether it could store it comes back.
+async fn deliver(meta: MetaManagerClient, outcome: DeliveredRequest) -> (u64, bool) {
     let seq = outcome.seq;
     loop {
         match meta.delivered(outcome.clone()).await {
-            Ok(_) => return seq,
+            Ok(_) => return (seq, true),
             Err(error) if error.is_transient() => sleep(METAMANAGER_RETRY).await,
             Err(error) => {
-                // The upload stays in the outbox and is sent again in the next session.
                 warn!(%error, seq, "metamanager did not take the cloud's answer");
-                return seq;
+                return (seq, false);
             }
         }
     }
@@ -323,7 +321,11 @@ impl Writer {
         Self { queue: VecDeque::new(), sink: Some(sink), writing: None, deadline }
     }
 
-    /// The queue is bounded by what makes messages: pushes, uploads and pings all are.
+    /// Whether more may come that is answered. A hub that sends without reading ends at the write deadline, not in our memory.
+    fn has_room(&self) -> bool {
+        self.queue.len() < MAX_UNWRITTEN
+    }
+
     fn push(&mut self, message: Message) {
         self.queue.push_back(message);
     }

@@ -68,3 +68,66 @@ fn key_source(keyholder: KeyholderBlockingClient) -> KeySource {
             .ok_or_else(|| format!("its public key of {} bytes is no P-256 point", reply.point.len()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use ipc::{Fail, Peer};
+    use pki::{CertificateAuthority, EcKey, NodeName};
+    use proto::keyholder::{Keyholder, KeyholderError, KeyholderServer, PublicKeyReply, SignReply};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    struct Holder(EcKey);
+
+    impl Keyholder for Holder {
+        async fn public_key(
+            &self,
+            _: &Peer,
+            _: PublicKeyRequest,
+        ) -> Result<PublicKeyReply, Fail<KeyholderError>> {
+            Ok(PublicKeyReply { point: self.0.public_point().to_vec().into() })
+        }
+
+        async fn sign(&self, _: &Peer, request: SignRequest) -> Result<SignReply, Fail<KeyholderError>> {
+            let signature = rcgen::SigningKey::sign(&self.0.signer().unwrap(), &request.message).unwrap();
+            Ok(SignReply { signature: signature.into() })
+        }
+    }
+
+    /// keyholder on a thread of its own, since edgehub's calls to it block. Runs until the token is cancelled.
+    fn serve(dir: &Path) -> (PathBuf, CancellationToken) {
+        let (path, stop) = (dir.join("key.sock"), CancellationToken::new());
+        let listener = ipc::bind(&path, 0o600).unwrap();
+        let stopped = stop.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let service = KeyholderServer::new(Holder(EcKey::generate().unwrap()));
+                let server = ipc::Server::new(ipc::Identity::new("keyholder", 1), service);
+                server.serve(listener, ipc::Admission::AnyUser).unwrap();
+                stopped.cancelled().await;
+            });
+        });
+        (path, stop)
+    }
+
+    #[test]
+    fn a_request_signed_by_keyholder_over_the_bus_is_one_the_ca_accepts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, stop) = serve(dir.path());
+        let channel = ipc::blocking::Channel::new(path, ipc::Identity::new("edgehub", 1));
+        let key = key_source(KeyholderBlockingClient::new(channel))().unwrap();
+
+        let node = NodeName::parse("edge-1").unwrap();
+        let request = pki::node_request(&node, &key).unwrap();
+        let ca = CertificateAuthority::create("KubeEdge").unwrap();
+        // Checks the request's signature against its public key.
+        let certificate = ca.sign_node(&node, &request, Duration::from_mins(1)).unwrap();
+        let info = pki::CertificateInfo::from_der(&certificate).unwrap();
+        assert_eq!(info.public_key, key.point());
+        stop.cancel();
+    }
+}

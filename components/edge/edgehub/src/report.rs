@@ -4,7 +4,10 @@ use std::sync::{Mutex, PoisonError};
 
 use tracing::{debug, error, info};
 
-/// Keeps the status line true without flooding the log: the same trouble again is logged at debug level.
+/// Kinds of trouble remembered, so that attempts that fail in turns do not log a line each.
+const REMEMBERED: usize = 8;
+
+/// Keeps the status line true without flooding the log: trouble that was logged since all was well is repeated at debug level.
 pub struct Report {
     show: Box<dyn Fn(&str) + Send + Sync>,
     state: Mutex<State>,
@@ -13,7 +16,8 @@ pub struct Report {
 #[derive(Default)]
 struct State {
     settled: String,
-    trouble: Option<String>,
+    /// Since all was well; the last is on show.
+    troubles: Vec<String>,
 }
 
 impl Report {
@@ -26,24 +30,29 @@ impl Report {
     pub(crate) fn settled(&self, text: &str) {
         info!("{text}");
         (self.show)(text);
-        *self.lock() = State { settled: text.to_owned(), trouble: None };
+        *self.lock() = State { settled: text.to_owned(), troubles: Vec::new() };
     }
 
     /// Something is wrong, in words.
     pub(crate) fn trouble(&self, text: &str) {
-        if self.lock().trouble.as_deref() == Some(text) {
+        let mut state = self.lock();
+        if let Some(index) = state.troubles.iter().position(|known| known == text) {
             debug!("still: {text}");
-            return;
+            state.troubles.remove(index);
+        } else {
+            error!("{text}");
         }
-        error!("{text}");
+        if state.troubles.len() == REMEMBERED {
+            state.troubles.remove(0);
+        }
+        state.troubles.push(text.to_owned());
         (self.show)(text);
-        self.lock().trouble = Some(text.to_owned());
     }
 
     /// What was wrong is over.
     pub(crate) fn fine(&self) {
         let mut state = self.lock();
-        if state.trouble.take().is_some() {
+        if !std::mem::take(&mut state.troubles).is_empty() {
             (self.show)(&state.settled);
         }
     }

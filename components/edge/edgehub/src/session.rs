@@ -17,7 +17,7 @@ pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest silence of a hub whose messages we are reading.
 pub(crate) const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 
-/// An upload the cloud never answered is taken from the outbox again after this long, or in the next session.
+/// An upload that was given up is taken from the outbox again after this long, or in the next session.
 const RETRY_ABANDONED: Duration = Duration::from_mins(5);
 
 /// Kinds of odd messages counted apart; what a hub can invent beyond that is counted together.
@@ -38,8 +38,13 @@ pub(crate) enum Event {
     OutgoingReopened,
     /// The Apply asked for last has ended.
     Applied(Result<(), ApplyFailure>),
-    /// metamanager knows the outcome of this item.
-    Delivered(u64),
+    /// metamanager has been told the outcome of an item.
+    Delivered {
+        /// Which.
+        seq: u64,
+        /// Whether it could store it.
+        stored: bool,
+    },
     /// The instant [`Session::next_wake`] named has come.
     Tick,
 }
@@ -124,11 +129,6 @@ impl Session {
             .min(if self.wants_messages() { self.heard + SILENCE_LIMIT } else { self.next_ping })
     }
 
-    /// The session is over: what metamanager must hear.
-    pub(crate) fn close(self) -> Vec<DeliveredRequest> {
-        self.uploads.close()
-    }
-
     /// Takes one event.
     pub(crate) fn on(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -168,9 +168,16 @@ impl Session {
                 let answers = self.pushes.applied(result);
                 actions.extend(answers.iter().map(|answer| Action::Send(answer.encode())));
             }
-            Event::Delivered(seq) => {
-                actions.extend(self.uploads.delivered(seq).map(Action::Send));
-            }
+            Event::Delivered { seq, stored } => match self.uploads.delivered(seq, stored) {
+                Ok(ack) => actions.extend(ack.map(Action::Send)),
+                Err(what) => {
+                    self.retry_later(
+                        &format!("the cloud's answer was not stored: {what}"),
+                        now,
+                        &mut actions,
+                    );
+                }
+            },
             Event::Tick => self.tick(now, &mut actions),
         }
         actions.extend(self.pushes.next_batch().map(Action::Apply));
@@ -289,8 +296,7 @@ impl Session {
                 Step::Deliver(outcome) => actions.push(Action::Deliver(outcome)),
                 Step::Confirm => confirm = true,
                 Step::Abandoned(what) => {
-                    self.retry_abandoned.get_or_insert(now + RETRY_ABANDONED);
-                    actions.push(Action::Warn(format!("the cloud did not answer: {what}; kept for later")));
+                    self.retry_later(&format!("the cloud did not answer: {what}"), now, actions);
                 }
             }
         }
@@ -298,6 +304,12 @@ impl Session {
         if confirm && self.confirmed == self.ping {
             self.send_ping(now, actions);
         }
+    }
+
+    /// Something stays in the outbox and is not under way any more.
+    fn retry_later(&mut self, why: &str, now: Instant, actions: &mut Vec<Action>) {
+        self.retry_abandoned.get_or_insert(now + RETRY_ABANDONED);
+        actions.push(Action::Warn(format!("{why}; kept for later")));
     }
 
     fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {

@@ -113,25 +113,19 @@ impl Uploads {
         Some(steps)
     }
 
-    /// metamanager has the outcome of `seq`.
-    pub(crate) fn delivered(&mut self, seq: u64) -> Option<String> {
-        match self.held.remove(&seq)?.state {
-            State::Delivering { ack } => ack,
-            _ => None,
+    /// metamanager has the outcome of `seq`, or could not store it. The ACK to send: only for what is stored. `Err` names an
+    /// upload whose outcome is not known there, so that it stays in the outbox.
+    pub(crate) fn delivered(&mut self, seq: u64, stored: bool) -> Result<Option<String>, String> {
+        match self.held.remove(&seq) {
+            Some(Held { state: State::Delivering { ack }, .. }) if stored => Ok(ack),
+            Some(Held { item: Item::Upload(upload), .. }) if !stored => Err(describe(&upload)),
+            _ => Ok(None),
         }
     }
 
-    /// metamanager restarted: it has forgotten its queries and may use their numbers again.
+    /// A new outgoing stream began: metamanager has answered or forgotten the queries of the earlier one.
     pub(crate) fn forget_queries(&mut self) {
         self.held.retain(|_, held| matches!(held.item, Item::Upload(_)));
-    }
-
-    /// The session is over: queries are not repeated, so their callers hear it now.
-    pub(crate) fn close(self) -> Vec<DeliveredRequest> {
-        let open = self.held.into_iter().filter(|(_, held)| {
-            matches!(held.item, Item::Query(_)) && !matches!(held.state, State::Delivering { .. })
-        });
-        open.map(|(seq, _)| failed(seq, 503, "the link to the cloud broke before the answer")).collect()
     }
 
     /// The earliest instant at which [`Self::expire`] has something to do.
@@ -192,6 +186,7 @@ impl Uploads {
                         }
                     };
                     let text = message.encode();
+                    forget_body(&mut held.item);
                     steps.push(Step::Send(text.clone()));
                     held.state = if is_event(&held.item) {
                         steps.push(Step::Confirm);
@@ -233,6 +228,14 @@ fn subject(item: &Item) -> Option<(Subject, Key)> {
     };
     let key = upload.key.clone().unwrap_or_default();
     Some((subject, Key { kind: String::new(), ..key }))
+}
+
+/// What was sent is kept as text; the body is a slice of a bus buffer that would stay as a whole.
+fn forget_body(item: &mut Item) {
+    match item {
+        Item::Upload(upload) => upload.json = Bytes::new(),
+        Item::Query(query) => query.json = Bytes::new(),
+    }
 }
 
 fn is_event(item: &Item) -> bool {

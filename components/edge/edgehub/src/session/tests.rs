@@ -185,7 +185,7 @@ fn everything_kubeedge_answered_reaches_metamanager() {
         let outcome = delivered(&rig.receive(&answer)).remove(0);
         assert_eq!(outcome.seq, seq);
         *codes.entry(outcome.code).or_insert(0) += 1;
-        let acks = sent(&rig.on(Event::Delivered(seq)));
+        let acks = sent(&rig.on(Event::Delivered { seq, stored: true }));
         assert_eq!(acks.len(), usize::from(ack_mode(&answer)), "{}", answer.route.resource);
     }
     // The node was registered before the recording began.
@@ -285,7 +285,10 @@ fn an_upload_is_answered_with_the_code_of_the_cloud() {
     assert_eq!(outcome.code, 200);
     let object = outcome.object.unwrap();
     assert_eq!((object.key.unwrap().kind.as_str(), object.resource_version), ("lease", 9));
-    assert!(rig.on(Event::Delivered(1)).is_empty(), "lease answers are not acknowledged");
+    assert!(
+        rig.on(Event::Delivered { seq: 1, stored: true }).is_empty(),
+        "lease answers are not acknowledged"
+    );
 
     let request = sent(&rig.upload(2, UploadKind::PodStatus, "gone", &json!({"status": {}}))).remove(0);
     let missing = ErrStatus::new(404, "NotFound", "pods \"gone\" not found");
@@ -314,7 +317,7 @@ fn an_answer_in_ack_mode_is_acknowledged_after_metamanager_has_it() {
     let actions = rig.receive(&answer);
     assert!(sent(&actions).is_empty());
     assert_eq!(delivered(&actions)[0].object.as_ref().unwrap().key.as_ref().unwrap().kind, "configmap");
-    let ack = sent(&rig.on(Event::Delivered(1))).remove(0);
+    let ack = sent(&rig.on(Event::Delivered { seq: 1, stored: true })).remove(0);
     assert_eq!(ack.header.parent_msg_id, answer.header.msg_id);
 
     // The ACK was lost and the hub repeats: nobody waits any more, so it is stored as a push.
@@ -401,12 +404,19 @@ fn an_unanswered_query_times_out_and_is_not_repeated() {
 }
 
 #[test]
-fn the_end_of_a_session_is_told_to_callers_of_queries_only() {
+fn an_answer_the_store_did_not_take_is_not_acknowledged_and_its_upload_comes_again() {
     let mut rig = Rig::new();
-    rig.query(1, "secret", "s");
-    rig.upload(2, UploadKind::PodStatus, "a", &json!({}));
-    let outcomes = rig.session.close();
-    assert_eq!(outcomes.iter().map(|d| (d.seq, d.code)).collect::<Vec<_>>(), [(1, 503)]);
+    let request = sent(&rig.query(1, "configmap", "a")).remove(0);
+    let object =
+        json!({"metadata": {"name": "a", "namespace": "default", "uid": "u", "resourceVersion": "5"}});
+    rig.receive(&down::answer_object(&request, "5", content(&object)));
+    assert!(rig.on(Event::Delivered { seq: 1, stored: false }).is_empty());
+
+    let request = sent(&rig.upload(2, UploadKind::PodStatus, "a", &json!({}))).remove(0);
+    rig.receive(&down::answer_ok(&request, ""));
+    rig.on(Event::Delivered { seq: 2, stored: false });
+    assert!(rig.pass(RETRY_ABANDONED).contains(&Action::ReopenOutgoing));
+    assert_eq!(sent(&rig.upload(2, UploadKind::PodStatus, "a", &json!({}))).len(), 1);
 }
 
 #[test]
