@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::interrupt;
 
 /// Longer than any command here needs on a busy two-core machine.
-const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
+const DEFAULT_LIMIT: Duration = Duration::from_mins(1);
 
 /// A program to run to its end.
 #[derive(Debug)]

@@ -26,6 +26,6 @@ pub use command::{Run, run};
 pub use containerd::Containerd;
 pub use images::BUSYBOX;
 pub use slot::Slot;
-pub use supervisor::{Component, Side, Supervisor};
-pub use wait::{millis_since_epoch, until};
+pub use supervisor::{Back, Component, Side, Supervisor};
+pub use wait::until;
 pub use watch::{PodEvent, PodWatch, is_ready};

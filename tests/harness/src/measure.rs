@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result};
 
 /// Proportional set size in KiB: private memory, plus each shared page divided by the processes that share it.
-pub fn pss_kib(pid: i32) -> Result<u64> {
+pub fn pss_kib(pid: i32) -> Result<u32> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("could not read {path}"))?;
     let line = text

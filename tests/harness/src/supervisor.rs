@@ -11,11 +11,11 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 
 use crate::containerd::{open_log, tail};
-use crate::wait::until;
+use crate::wait::{millis_since_epoch, until};
 use crate::{Run, interrupt};
 
 /// From start to every component ready; cold caches and a busy machine included.
-pub(crate) const READY_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const READY_LIMIT: Duration = Duration::from_mins(1);
 /// From SIGTERM to the end of the supervisor: it drains its components in order.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -68,6 +68,15 @@ pub struct Component {
     pub last_exit: String,
     /// What it last said of itself.
     pub status_text: String,
+}
+
+/// A component that was killed and is back.
+#[derive(Clone, Debug)]
+pub struct Back {
+    /// As it is now.
+    pub component: Component,
+    /// From the kill until its successor said that it is ready.
+    pub took: Duration,
 }
 
 /// What `edgectl status -o json` prints.
@@ -214,23 +223,32 @@ impl Supervisor {
         found.with_context(|| format!("{} has no component {name}", self.side.program()))
     }
 
-    /// Kills one component with SIGKILL and returns its process id.
-    pub fn kill_component(&self, name: &str) -> Result<i32> {
-        let component = self.component(name)?;
-        if component.pid == 0 {
-            bail!("{name} does not run: {} ({})", component.state, component.last_exit);
+    /// Kills one component with SIGKILL and waits until another process does its work. The time is the supervisor's own
+    /// (`ready_since_ms`), so looking for it does not add to it.
+    pub fn kill_and_wait(&self, name: &str) -> Result<Back> {
+        let before = self.component(name)?;
+        if before.pid == 0 {
+            bail!("{name} does not run: {} ({})", before.state, before.last_exit);
         }
-        kill(Pid::from_raw(component.pid), Signal::SIGKILL)
-            .with_context(|| format!("could not kill {name}"))?;
-        Ok(component.pid)
+        let killed_at = millis_since_epoch();
+        kill(Pid::from_raw(before.pid), Signal::SIGKILL).with_context(|| format!("could not kill {name}"))?;
+        let component = until(READY_LIMIT, &format!("{name} is back"), || {
+            let component = self.component(name)?;
+            Ok((component.pid != before.pid && component.state == "ready").then_some(component))
+        })?;
+        let took = Duration::from_millis(component.ready_since_ms.saturating_sub(killed_at));
+        Ok(Back { component, took })
     }
 
-    /// Waits until a component that was killed as `old_pid` is ready as another process.
-    pub fn wait_back(&self, name: &str, old_pid: i32) -> Result<Component> {
-        until(READY_LIMIT, &format!("{name} is back"), || {
-            let component = self.component(name)?;
-            Ok((component.pid != old_pid && component.state == "ready").then_some(component))
-        })
+    /// Kills the supervisor itself with SIGKILL, starts it again as systemd would, and waits until all its components
+    /// are ready: how long the last of them took.
+    pub fn kill_and_respawn(&mut self) -> Result<Duration> {
+        let killed_at = millis_since_epoch();
+        self.kill()?;
+        self.start()?;
+        let last =
+            self.components()?.iter().map(|component| component.ready_since_ms).max().unwrap_or_default();
+        Ok(Duration::from_millis(last.saturating_sub(killed_at)))
     }
 
     /// Runs `edgectl` (or `cloudctl`) against this supervisor.

@@ -29,7 +29,7 @@ pub fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<Op
 }
 
 /// Now, as components report times: milliseconds since 1970.
-pub fn millis_since_epoch() -> u64 {
+pub(crate) fn millis_since_epoch() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,61 @@
+//! What comes from the distribution.
+
+use anyhow::{Context as _, Result, bail};
+use harness::{Run, machine};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::progress::Progress;
+
+/// A mirror may be slow, and kubectl is a large package.
+const LIMIT: Duration = Duration::from_mins(10);
+
+/// What must be there, how to see that it is, and the Debian package that brings it.
+const NEEDS: [(&str, &str); 10] = [
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("busybox", "busybox-static"),
+    ("iptables", "iptables"),
+    ("ip", "iproute2"),
+    ("kubectl", "kubernetes-client"),
+    ("cc", "gcc"),
+    ("openssl", "openssl"),
+];
+
+/// Installs the packages of what is missing.
+pub(crate) fn ensure(progress: &Progress) -> Result<()> {
+    machine::require_root()?;
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let Some(apt) = machine::find_program("apt-get") else {
+        bail!("this machine lacks {} (names of Debian packages) and has no apt-get", missing.join(", "));
+    };
+    progress.step("refreshing the package lists", || {
+        Run::new(&apt).args(["update", "--quiet"]).limit(LIMIT).output().map(drop)
+    })?;
+    progress.step(&format!("installing {}", missing.join(", ")), || {
+        Run::new(&apt)
+            .args(["install", "--quiet", "--yes", "--no-install-recommends"])
+            .args(&missing)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .limit(LIMIT)
+            .output()
+            .map(drop)
+            .context("the distribution's packages could not be installed")
+    })
+}
+
+fn missing() -> Vec<&'static str> {
+    let mut packages: Vec<&str> =
+        NEEDS.into_iter().filter(|(what, _)| !is_there(what)).map(|(_, package)| package).collect();
+    packages.dedup();
+    packages
+}
+
+fn is_there(what: &str) -> bool {
+    if what.starts_with('/') { Path::new(what).exists() } else { machine::find_program(what).is_some() }
+}
