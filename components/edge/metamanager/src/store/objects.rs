@@ -1,0 +1,477 @@
+//! Objects, and the memory of deleted ones, in SQL.
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
+
+use crate::decide::{Decision, Said, Stored, decide};
+use crate::object::{Change, Event, Json, Key, Object};
+
+/// Deletes that are remembered for watchers that come back and for late messages.
+const TOMBSTONES: u32 = 1_000;
+
+/// And for how long: whoever was away for a day lists again.
+const TOMBSTONE_SECONDS: i64 = 24 * 3600;
+
+/// A page ends after this many events or bytes, whichever comes first. It is what a watcher costs in memory.
+const PAGE_EVENTS: u32 = 64;
+const PAGE_BYTES: usize = 128 * 1024;
+
+/// Kinds whose last body is not kept once they are deleted.
+const SECRET_KINDS: [&str; 2] = ["secret", "serviceaccounttoken"];
+
+/// How far a watcher has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cursor {
+    /// Nothing yet: wants what is there.
+    List,
+    /// Everything up to `after`. Deletes count from `deletes_after`: a listing has not shown what was gone before it.
+    From { after: u64, deletes_after: u64 },
+}
+
+impl Cursor {
+    /// Of a watcher that has seen everything up to `revision`.
+    pub(crate) fn resume(revision: u64) -> Self {
+        match revision {
+            0 => Self::List,
+            _ => Self::From { after: revision, deletes_after: revision },
+        }
+    }
+}
+
+/// A stretch of changes in the order of their revisions.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) events: Vec<Event>,
+    /// Where the next page begins.
+    pub(crate) next: Cursor,
+    /// The revision up to which there is nothing more, when this is the last page for now.
+    pub(crate) complete: Option<u64>,
+}
+
+/// What a watcher may have to be told instead of a page.
+#[derive(Debug)]
+pub(crate) enum Paged {
+    Page(Page),
+    /// Deletes it has not seen are forgotten, or its revision is not of this store.
+    Compacted,
+}
+
+pub(super) fn get(connection: &Connection, key: &Key) -> rusqlite::Result<Option<Object>> {
+    connection
+        .prepare_cached(
+            "SELECT revision, kind, namespace, name, uid, resource_version, json FROM objects
+             WHERE kind = ?1 AND namespace = ?2 AND name = ?3",
+        )?
+        .query_row([&key.kind, &key.namespace, &key.name], object)
+        .optional()
+}
+
+/// Applies the changes in order; `now` is in seconds since 1970. Returns how many counted.
+pub(super) fn apply(connection: &Connection, changes: &[Change], now: i64) -> rusqlite::Result<usize> {
+    let mut counted = 0;
+    let mut buried = false;
+    for change in changes {
+        let stored = get(connection, &change.key)?;
+        let said =
+            Said { uid: &change.uid, resource_version: change.resource_version, json: change.json.as_ref() };
+        let known = stored.as_ref().map(|object| Stored {
+            uid: &object.uid,
+            resource_version: object.resource_version,
+            json: &object.json,
+        });
+        let decision = decide(known, deleted_version(connection, change)?, said);
+        if matches!(decision, Decision::Replace | Decision::Delete)
+            && let Some(object) = &stored
+        {
+            bury(connection, object, change, decision, now)?;
+            buried = true;
+        }
+        match (decision, &change.json) {
+            (Decision::Put | Decision::Replace, Some(json)) => put(connection, change, json)?,
+            (Decision::Delete, _) => remove(connection, &change.key)?,
+            _ => continue,
+        }
+        counted += 1;
+    }
+    if buried {
+        compact(connection, now)?;
+    }
+    Ok(counted)
+}
+
+pub(super) fn page(connection: &Connection, cursor: Cursor, kinds: &[String]) -> rusqlite::Result<Paged> {
+    let (head, compacted): (u64, u64) = connection
+        .prepare_cached("SELECT revision, compacted FROM counters")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (after, deletes_after) = match cursor {
+        Cursor::List => (0, head),
+        Cursor::From { after, deletes_after } => (after, deletes_after),
+    };
+    let deletes_from = after.max(deletes_after);
+    if deletes_from < compacted || deletes_from > head {
+        return Ok(Paged::Compacted);
+    }
+
+    let marks = (3..kinds.len() + 3).map(|index| format!("?{index}")).collect::<Vec<_>>().join(",");
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT revision, kind, namespace, name, uid, resource_version, json, 0 FROM objects
+             WHERE revision > ?1 AND kind IN ({marks})
+         UNION ALL
+         SELECT revision, kind, namespace, name, uid, resource_version, json, 1 FROM tombstones
+             WHERE revision > ?2 AND kind IN ({marks})
+         ORDER BY 1"
+    ))?;
+    let mut values: Vec<&dyn ToSql> = vec![&after, &deletes_from];
+    values.extend(kinds.iter().map(|kind| kind as &dyn ToSql));
+    let mut rows = statement.query(values.as_slice())?;
+
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let object = object(row)?;
+        let revision = object.revision;
+        bytes += object.json.0.len();
+        events.push(if row.get(7)? { Event::Delete(object) } else { Event::Put(object) });
+        if bytes >= PAGE_BYTES || events.len() >= PAGE_EVENTS as usize {
+            let next = Cursor::From { after: revision, deletes_after };
+            return Ok(Paged::Page(Page { events, next, complete: None }));
+        }
+    }
+    let next = Cursor::From { after: head, deletes_after };
+    Ok(Paged::Page(Page { events, next, complete: Some(head) }))
+}
+
+/// The version at which the uid of a change was deleted under its key.
+fn deleted_version(connection: &Connection, change: &Change) -> rusqlite::Result<Option<u64>> {
+    if change.uid.is_empty() || change.json.is_none() {
+        return Ok(None);
+    }
+    let Key { kind, namespace, name } = &change.key;
+    connection
+        .prepare_cached(
+            "SELECT max(resource_version) FROM tombstones
+             WHERE kind = ?1 AND namespace = ?2 AND name = ?3 AND uid = ?4",
+        )?
+        .query_row([kind, namespace, name, &change.uid], |row| row.get(0))
+}
+
+fn next_revision(connection: &Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("UPDATE counters SET revision = revision + 1 RETURNING revision")?
+        .query_row([], |row| row.get(0))
+}
+
+fn put(connection: &Connection, change: &Change, json: &Json) -> rusqlite::Result<()> {
+    let Key { kind, namespace, name } = &change.key;
+    let revision = next_revision(connection)?;
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO objects (revision, kind, namespace, name, uid, resource_version, json)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            revision,
+            kind,
+            namespace,
+            name,
+            change.uid,
+            change.resource_version,
+            &json.0[..]
+        ])?;
+    Ok(())
+}
+
+fn remove(connection: &Connection, key: &Key) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM objects WHERE kind = ?1 AND namespace = ?2 AND name = ?3")?
+        .execute([&key.kind, &key.namespace, &key.name])?;
+    Ok(())
+}
+
+/// Remembers that an object ended. The version is the delete's own where it has one: everything older is late.
+fn bury(
+    connection: &Connection,
+    object: &Object,
+    change: &Change,
+    decision: Decision,
+    now: i64,
+) -> rusqlite::Result<()> {
+    let revision = next_revision(connection)?;
+    let version = match decision {
+        Decision::Delete => object.resource_version.max(change.resource_version),
+        _ => object.resource_version,
+    };
+    let json: &[u8] = if SECRET_KINDS.contains(&object.key.kind.as_str()) { b"" } else { &object.json.0 };
+    let Key { kind, namespace, name } = &object.key;
+    connection
+        .prepare_cached(
+            "INSERT INTO tombstones (revision, kind, namespace, name, uid, resource_version, json, deleted_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![revision, kind, namespace, name, object.uid, version, json, now])?;
+    Ok(())
+}
+
+/// Forgets deletes beyond the bounds. The wall clock may jump; the worst of it is a watcher that lists again.
+fn compact(connection: &Connection, now: i64) -> rusqlite::Result<()> {
+    let upto: Option<u64> = connection
+        .prepare_cached(
+            "SELECT max(revision) FROM tombstones WHERE deleted_at < ?1
+                 OR revision <= (SELECT revision FROM tombstones ORDER BY revision DESC LIMIT 1 OFFSET ?2)",
+        )?
+        .query_row(params![now - TOMBSTONE_SECONDS, TOMBSTONES], |row| row.get(0))?;
+    if let Some(upto) = upto {
+        connection.prepare_cached("DELETE FROM tombstones WHERE revision <= ?1")?.execute([upto])?;
+        connection.prepare_cached("UPDATE counters SET compacted = ?1")?.execute([upto])?;
+    }
+    Ok(())
+}
+
+/// A row of revision, kind, namespace, name, uid, resource_version, json.
+fn object(row: &Row<'_>) -> rusqlite::Result<Object> {
+    Ok(Object {
+        revision: row.get(0)?,
+        key: Key { kind: row.get(1)?, namespace: row.get(2)?, name: row.get(3)? },
+        uid: row.get(4)?,
+        resource_version: row.get(5)?,
+        json: Json(Bytes::copy_from_slice(row.get_ref(6)?.as_blob()?)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::schema;
+
+    fn store() -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection).unwrap();
+        connection
+    }
+
+    fn change(name: &str, uid: &str, resource_version: u64, json: Option<&str>) -> Change {
+        let key = Key { kind: "pod".into(), namespace: "default".into(), name: name.into() };
+        Change {
+            key,
+            uid: uid.into(),
+            resource_version,
+            json: json.map(|text| text.as_bytes().to_vec().into()),
+        }
+    }
+
+    fn head(connection: &Connection) -> u64 {
+        connection.query_row("SELECT revision FROM counters", [], |row| row.get(0)).unwrap()
+    }
+
+    /// Everything from `cursor` on, page by page.
+    fn read(connection: &Connection, mut cursor: Cursor) -> Option<Vec<Event>> {
+        let mut events = Vec::new();
+        loop {
+            match page(connection, cursor, &["pod".to_owned()]).unwrap() {
+                Paged::Compacted => return None,
+                Paged::Page(page) => {
+                    events.extend(page.events);
+                    cursor = page.next;
+                    if page.complete.is_some() {
+                        return Some(events);
+                    }
+                }
+            }
+        }
+    }
+
+    fn names(events: &[Event]) -> Vec<String> {
+        let name = |event: &Event| match event {
+            Event::Put(object) => format!("+{}:{}", object.key.name, object.uid),
+            Event::Delete(object) => format!("-{}:{}", object.key.name, object.uid),
+        };
+        events.iter().map(name).collect()
+    }
+
+    #[test]
+    fn recreated_object_ends_the_old_one_before_it_begins() {
+        let store = store();
+        apply(&store, &[change("web", "a", 5, Some("{}"))], 0).unwrap();
+        let seen = head(&store);
+        apply(&store, &[change("web", "b", 6, Some("{}"))], 0).unwrap();
+        assert_eq!(names(&read(&store, Cursor::resume(seen)).unwrap()), ["-web:a", "+web:b"]);
+        assert_eq!(names(&read(&store, Cursor::List).unwrap()), ["+web:b"]);
+    }
+
+    #[test]
+    fn late_message_of_a_deleted_object_is_ignored() {
+        let store = store();
+        let live = [change("web", "a", 5, Some("{}")), change("web", "a", 0, None)];
+        apply(&store, &live, 0).unwrap();
+        assert_eq!(apply(&store, &[change("web", "a", 4, Some("{}"))], 0).unwrap(), 0);
+        assert_eq!(apply(&store, &[change("web", "a", 5, Some("{}"))], 0).unwrap(), 1);
+    }
+
+    #[test]
+    fn body_of_a_deleted_secret_is_forgotten() {
+        let store = store();
+        let mut secret = change("token", "a", 1, Some("{\"data\":1}"));
+        secret.key.kind = "secret".into();
+        apply(&store, &[secret.clone(), Change { json: None, ..secret }], 0).unwrap();
+        let kept: i64 =
+            store.query_row("SELECT sum(length(json)) FROM tombstones", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, 0);
+    }
+
+    #[test]
+    fn listing_shows_an_object_that_is_deleted_meanwhile_only_with_its_delete() {
+        let store = store();
+        let many: Vec<_> =
+            (0..PAGE_EVENTS + 10).map(|n| change(&format!("p{n}"), "a", 1, Some("{}"))).collect();
+        apply(&store, &many, 0).unwrap();
+        let Paged::Page(first) = page(&store, Cursor::List, &["pod".to_owned()]).unwrap() else { panic!() };
+        assert!(first.complete.is_none());
+        apply(&store, &[change("p3", "a", 0, None)], 0).unwrap();
+        let rest = read(&store, first.next).unwrap();
+        assert_eq!(names(&rest).last().unwrap(), "-p3:a");
+        assert_eq!(names(&rest).len(), 11);
+    }
+
+    #[test]
+    fn page_ends_at_its_bytes() {
+        let store = store();
+        let large = "x".repeat(PAGE_BYTES);
+        let two = [change("a", "a", 1, Some(&large)), change("b", "b", 1, Some(&large))];
+        apply(&store, &two, 0).unwrap();
+        let Paged::Page(first) = page(&store, Cursor::List, &["pod".to_owned()]).unwrap() else { panic!() };
+        assert_eq!(first.events.len(), 1);
+        assert_eq!(read(&store, first.next).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn deletes_beyond_the_bound_compact_those_who_have_not_seen_them() {
+        let store = store();
+        apply(&store, &[change("first", "a", 1, Some("{}"))], 0).unwrap();
+        let before = head(&store);
+        apply(&store, &[change("first", "a", 0, None)], 0).unwrap();
+        let after = head(&store);
+        for n in 0..TOMBSTONES {
+            let name = format!("p{n}");
+            apply(&store, &[change(&name, "a", 1, Some("{}")), change(&name, "a", 0, None)], 0).unwrap();
+        }
+        assert!(read(&store, Cursor::resume(before)).is_none());
+        assert_eq!(read(&store, Cursor::resume(after)).unwrap().len() as u64, u64::from(TOMBSTONES));
+        assert!(read(&store, Cursor::List).unwrap().is_empty());
+    }
+
+    #[test]
+    fn deletes_of_yesterday_are_forgotten() {
+        let store = store();
+        apply(&store, &[change("old", "a", 1, Some("{}"))], 0).unwrap();
+        let before = head(&store);
+        apply(&store, &[change("old", "a", 0, None)], 0).unwrap();
+        apply(
+            &store,
+            &[change("new", "a", 1, Some("{}")), change("new", "a", 0, None)],
+            TOMBSTONE_SECONDS + 1,
+        )
+        .unwrap();
+        assert!(read(&store, Cursor::resume(before)).is_none());
+    }
+
+    #[test]
+    fn revision_of_another_store_is_compacted() {
+        let store = store();
+        assert!(read(&store, Cursor::resume(head(&store) + 1)).is_none());
+        assert!(read(&store, Cursor::resume(1)).is_none());
+    }
+
+    /// What the store should hold, the plain way.
+    #[derive(Default)]
+    struct Model {
+        objects: BTreeMap<String, Change>,
+        deleted: BTreeMap<(String, String), u64>,
+    }
+
+    impl Model {
+        fn apply(&mut self, change: &Change) {
+            let name = change.key.name.clone();
+            let stored = self.objects.get(&name).cloned();
+            let buried = self.deleted.get(&(name.clone(), change.uid.clone())).copied();
+            let known = stored.as_ref().map(|old| Stored {
+                uid: &old.uid,
+                resource_version: old.resource_version,
+                json: old.json.as_ref().unwrap(),
+            });
+            let said = Said {
+                uid: &change.uid,
+                resource_version: change.resource_version,
+                json: change.json.as_ref(),
+            };
+            let buried = buried.filter(|_| !change.uid.is_empty());
+            let decision = decide(known, buried, said);
+            if let (Decision::Replace | Decision::Delete, Some(old)) = (decision, stored) {
+                let version = match decision {
+                    Decision::Delete => old.resource_version.max(change.resource_version),
+                    _ => old.resource_version,
+                };
+                let known = self.deleted.entry((name.clone(), old.uid)).or_default();
+                *known = version.max(*known);
+            }
+            match decision {
+                Decision::Keep => {}
+                Decision::Delete => drop(self.objects.remove(&name)),
+                Decision::Put | Decision::Replace => drop(self.objects.insert(name, change.clone())),
+            }
+        }
+    }
+
+    fn changes() -> impl Strategy<Value = Vec<Change>> {
+        let one = ("[xyz]", "[ab]?", 0_u64..6, proptest::option::weighted(0.7, "[{][0-9]{0,2}[}]"));
+        proptest::collection::vec(
+            one.prop_map(|(name, uid, version, json)| change(&name, &uid, version, json.as_deref())),
+            1..40,
+        )
+    }
+
+    /// The objects a watcher believes in after these events.
+    fn follow(mut believed: BTreeMap<String, Object>, events: Vec<Event>) -> BTreeMap<String, Object> {
+        for event in events {
+            match event {
+                Event::Put(object) => drop(believed.insert(object.key.name.clone(), object)),
+                Event::Delete(object) => drop(believed.remove(&object.key.name)),
+            }
+        }
+        believed
+    }
+
+    proptest! {
+        #[test]
+        fn store_holds_what_a_plain_map_would(changes in changes(), seen in 0_usize..40) {
+            let store = store();
+            let mut model = Model::default();
+            let mut early = None;
+            for (index, change) in changes.iter().enumerate() {
+                apply(&store, std::slice::from_ref(change), 0).unwrap();
+                model.apply(change);
+                if index == seen {
+                    early = Some((head(&store), follow(BTreeMap::new(), read(&store, Cursor::List).unwrap())));
+                }
+            }
+            let listed = follow(BTreeMap::new(), read(&store, Cursor::List).unwrap());
+            let plain = |object: &Object| Change {
+                key: object.key.clone(),
+                uid: object.uid.clone(),
+                resource_version: object.resource_version,
+                json: Some(object.json.clone()),
+            };
+            let held: BTreeMap<_, _> = listed.iter().map(|(name, object)| (name.clone(), plain(object))).collect();
+            prop_assert_eq!(&held, &model.objects);
+
+            // A watcher that resumes ends with the same objects as one that lists.
+            if let Some((revision, believed)) = early {
+                let resumed = follow(believed, read(&store, Cursor::resume(revision)).unwrap());
+                prop_assert_eq!(resumed, listed);
+            }
+        }
+    }
+}
