@@ -9,7 +9,7 @@
 //!
 //! **What keeps it safe:** the one unverified TLS connection fetches the CA certificate, which counts only if the token has
 //! its hash; all others trust that CA alone. Messages are bounded ([`wire::MAX_MESSAGE`]) and parsed once; what the store does
-//! not take is refused by message, never acknowledged. At most [`uploads::WINDOW`] uploads are under way, and reading pauses while the
+//! not take is refused by message, never acknowledged. At most 32 uploads are under way, and reading pauses while the
 //! store lags behind. Odd messages are counted, and logged at the 1st, 10th, 100th of a kind.
 //!
 //! Nothing here ends the process but a configuration that cannot be used: without its cloud the node goes on.

@@ -134,6 +134,8 @@ struct Effects<'a> {
     writer: Writer,
     opening: Option<Boxed<Items>>,
     outgoing: Option<Items>,
+    /// The item that did not fit the window. The stream is read on all the same, because its end tells of a new metamanager.
+    spare: Option<OutgoingItem>,
     /// Whether the stream was open before, so that the next one repeats things.
     opened_before: bool,
     applying: Option<Boxed<Result<(), ApplyFailure>>>,
@@ -148,6 +150,7 @@ impl<'a> Effects<'a> {
             writer,
             opening: Some(Box::pin(open_outgoing(meta.clone()))),
             outgoing: None,
+            spare: None,
             opened_before: false,
             applying: None,
             delivering: FuturesUnordered::new(),
@@ -157,6 +160,11 @@ impl<'a> Effects<'a> {
     /// Waits for whatever comes first. Every branch may be dropped half way without losing anything.
     async fn next(&mut self, session: &Session, shutdown: &CancellationToken) -> Result<Event, End> {
         loop {
+            if session.wants_outgoing()
+                && let Some(item) = self.spare.take()
+            {
+                return Ok(Event::Outgoing(item));
+            }
             tokio::select! {
                 () = shutdown.cancelled() => return Err(End::Shutdown),
                 written = self.writer.progress() => {
@@ -172,9 +180,9 @@ impl<'a> Effects<'a> {
                         return Ok(Event::OutgoingReopened);
                     }
                 }
-                item = next_item(self.outgoing.as_mut()), if self.outgoing.is_some() && session.wants_outgoing() => {
+                item = next_item(self.outgoing.as_mut()), if self.outgoing.is_some() && self.spare.is_none() => {
                     match item {
-                        Some(Ok(item)) => return Ok(Event::Outgoing(item)),
+                        Some(Ok(item)) => self.spare = Some(item),
                         ended => {
                             if let Some(Err(error)) = ended {
                                 info!(%error, "metamanager's outgoing stream ended; opening it again");
@@ -215,9 +223,13 @@ impl<'a> Effects<'a> {
     }
 
     fn reopen(&mut self) {
-        // Dropped before the new one is asked for: metamanager allows one.
-        self.outgoing = None;
-        self.opening = Some(Box::pin(open_outgoing(self.meta.clone())));
+        // Dropped before the new one is asked for: metamanager allows one. It repeats the spare item.
+        (self.outgoing, self.spare) = (None, None);
+        let meta = self.meta.clone();
+        self.opening = Some(Box::pin(async move {
+            sleep(METAMANAGER_RETRY).await;
+            open_outgoing(meta).await
+        }));
     }
 
     /// Finishes within 2 s what is half done: outcomes on their way to metamanager, a good-bye to a hub that still listens.

@@ -34,7 +34,10 @@ impl Report {
     }
 
     /// Something is wrong, in words.
+    ///
+    /// The words may quote what a stranger sent: control characters, which end a field of the status protocol or colour a terminal, become spaces.
     pub(crate) fn trouble(&self, text: &str) {
+        let text = &text.replace(char::is_control, " ");
         let mut state = self.lock();
         if let Some(index) = state.troubles.iter().position(|known| known == text) {
             debug!("still: {text}");
@@ -60,5 +63,35 @@ impl Report {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // Plain strings: a panic elsewhere cannot leave them half written.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn report() -> (Report, Arc<Mutex<Vec<String>>>) {
+        let shown: Arc<Mutex<Vec<String>>> = Arc::default();
+        let show = Arc::clone(&shown);
+        (Report::new(move |text| show.lock().unwrap().push(text.to_owned())), shown)
+    }
+
+    #[test]
+    fn the_status_line_returns_to_what_it_was_when_trouble_is_over() {
+        let (report, shown) = report();
+        report.settled("connected");
+        report.trouble("odd");
+        report.fine();
+        report.fine();
+        assert_eq!(*shown.lock().unwrap(), ["connected", "odd", "connected"]);
+    }
+
+    #[test]
+    fn quoted_line_breaks_cannot_add_a_line_to_the_status_protocol() {
+        let (report, shown) = report();
+        report.trouble("refused: \nREADY=1");
+        assert_eq!(*shown.lock().unwrap(), ["refused:  READY=1"]);
     }
 }
