@@ -1,0 +1,213 @@
+//! Feeds the [`World`] from the API: one watch per kind, and single fetches of what the watches have passed already.
+
+use std::borrow::Cow;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::api::{ApiResource, DynamicObject};
+use kube::core::{DynamicResourceScope, ObjectMeta};
+use kube::runtime::watcher::{self, Event};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{Api, ApiError, CONFIG_MAPS, NODES, PODS, SECRETS};
+use crate::object::{Key, Kind};
+use crate::world::{Fetch, World};
+
+/// Edges carry this label; its value says nothing.
+const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
+
+/// 16 fetches at a time: enough to hide the round trip, too few to be a burden.
+const FETCHES_AT_ONCE: usize = 16;
+
+/// 100 ms to 5 s between attempts: an API server that restarts is used again at once.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// An object as kube-rs's watcher needs one: the JSON, and the version to resume from.
+#[derive(Debug, Clone)]
+struct Raw {
+    metadata: ObjectMeta,
+    value: Value,
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let text = |field: &str| value["metadata"][field].as_str().map(str::to_owned);
+        let metadata = ObjectMeta {
+            name: text("name"),
+            namespace: text("namespace"),
+            resource_version: text("resourceVersion"),
+            ..ObjectMeta::default()
+        };
+        Ok(Self { metadata, value })
+    }
+}
+
+impl kube::Resource for Raw {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::kind(resource)
+    }
+    fn group(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::group(resource)
+    }
+    fn version(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::version(resource)
+    }
+    fn api_version(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::api_version(resource)
+    }
+    fn plural(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::plural(resource)
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// Which kinds have been listed completely, for readiness.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) listed: usize,
+}
+
+/// The number of watches.
+pub(crate) const WATCHES: usize = 4;
+
+/// Watches one kind for ever, starting over whenever the client changes.
+pub(crate) async fn run(kind: Kind, api: Api, world: Arc<World>, progress: watch::Sender<Progress>) {
+    let mut clients = api.clients();
+    let mut counted = false;
+    loop {
+        let Some(client) = clients.borrow_and_update().clone() else {
+            if clients.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let resource = ApiResource {
+            group: String::new(),
+            version: "v1".to_owned(),
+            api_version: "v1".to_owned(),
+            kind: kind.name().to_owned(),
+            plural: kind.plural().to_owned(),
+        };
+        let config = match kind {
+            Kind::Node => watcher::Config::default().labels(EDGE_LABEL),
+            Kind::Pod => watcher::Config::default().fields("spec.nodeName!="),
+            Kind::ConfigMap | Kind::Secret => watcher::Config::default(),
+        };
+        let mut events = pin!(watcher::watcher(kube::Api::<Raw>::all_with(client, &resource), config));
+        let mut retry = FIRST_RETRY;
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                changed = clients.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+            };
+            match event {
+                Some(Ok(event)) => {
+                    retry = FIRST_RETRY;
+                    let done = matches!(event, Event::InitDone);
+                    apply(kind, &world, event);
+                    if done && !counted {
+                        counted = true;
+                        progress.send_modify(|progress| progress.listed += 1);
+                    }
+                }
+                // The watcher resumes, or lists again, when it is asked for the next event.
+                Some(Err(error)) => {
+                    if retry == FIRST_RETRY {
+                        tracing::warn!(kind = kind.plural(), "watch interrupted: {}", describe(&error));
+                    }
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).min(LAST_RETRY);
+                }
+                None => break,
+            }
+        }
+    }
+}
+
+fn apply(kind: Kind, world: &World, event: Event<Raw>) {
+    match event {
+        Event::Init => world.list_began(kind),
+        Event::InitApply(object) => world.listed(kind, object.value),
+        Event::InitDone => world.list_ended(kind),
+        Event::Apply(object) => world.changed(kind, object.value),
+        Event::Delete(object) => world.deleted(kind, object.value),
+    }
+}
+
+fn describe(error: &watcher::Error) -> String {
+    use std::error::Error as _;
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Answers what the world wants fetched, for ever.
+pub(crate) async fn fetch(api: Api, world: Arc<World>, wanted: mpsc::UnboundedReceiver<Fetch>) {
+    let wanted =
+        futures_util::stream::unfold(wanted, async |mut wanted| Some((wanted.recv().await?, wanted)));
+    wanted.for_each_concurrent(FETCHES_AT_ONCE, |fetch| fetch_one(&api, &world, fetch)).await;
+}
+
+async fn fetch_one(api: &Api, world: &World, fetch: Fetch) {
+    let mut retry = FIRST_RETRY;
+    while world.wants(&fetch) {
+        let result = match &fetch {
+            Fetch::Object(key) => object(api, key).await.map(|object| world.fetched(key, object)),
+            Fetch::Node(node) => {
+                match (object(api, &Key::new(Kind::Node, "", node)).await, pods(api, node).await) {
+                    (Ok(object), Ok(pods)) => {
+                        world.node_fetched(node, object, pods);
+                        Ok(())
+                    }
+                    (Err(error), _) | (_, Err(error)) => Err(error),
+                }
+            }
+        };
+        match result {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(?fetch, "not fetched yet: {error}"),
+        }
+        tokio::time::sleep(retry).await;
+        retry = (retry * 2).min(LAST_RETRY);
+    }
+}
+
+async fn object(api: &Api, key: &Key) -> Result<Option<Value>, ApiError> {
+    let collection = match key.kind {
+        Kind::Node => NODES,
+        Kind::ConfigMap => CONFIG_MAPS,
+        Kind::Secret => SECRETS,
+        Kind::Pod => PODS,
+    };
+    match api.get(collection.object(&key.namespace, &key.name)).await {
+        Ok(content) => {
+            let value =
+                content.parse("the object").map_err(|error| ApiError::Unavailable(error.to_string()))?;
+            Ok(Some(value))
+        }
+        Err(error) if error.code() == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn pods(api: &Api, node: &str) -> Result<Vec<Value>, ApiError> {
+    api.list(&PODS.path(""), &format!("fieldSelector=spec.nodeName%3D{node}")).await
+}
