@@ -11,6 +11,8 @@
 //! acknowledged. Every queue is bounded, and a slow watcher reads from the file instead of a queue. Bodies have no
 //! `Debug`, so none reaches a log.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
 mod convert;
 mod decide;
 mod object;
@@ -18,6 +20,8 @@ mod outgoing;
 mod queries;
 mod server;
 mod store;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::process::ExitCode;

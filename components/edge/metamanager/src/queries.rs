@@ -207,3 +207,49 @@ impl Drop for Outlet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(queries: &Queries) -> Result<(Asked<'_>, oneshot::Receiver<Answer>), Fail<MetaManagerError>> {
+        let key = Key { kind: "pod".into(), namespace: String::new(), name: "a".into() };
+        queries.send(key, Json(Bytes::new()))
+    }
+
+    #[test]
+    fn questions_beyond_the_bound_are_refused_until_one_is_answered_or_withdrawn() {
+        let queries = Arc::new(Queries::new());
+        queries.set_connected(true);
+        let mut outlet = queries.way_out();
+        let mut asked: Vec<_> = (0..PENDING).map(|_| ask(&queries).unwrap()).collect();
+        assert_eq!(ask(&queries).err().unwrap().code, MetaManagerError::Refused);
+        drop(asked.pop());
+        // Its place in the queue to edgehub is free once edgehub has looked at what is queued.
+        let first = outlet.try_next().unwrap();
+        assert!(ask(&queries).is_ok());
+        queries.answer(first.seq, Ok(Bytes::new()));
+        assert!(outlet.try_next().is_some());
+        assert!(ask(&queries).is_ok());
+    }
+
+    #[test]
+    fn withdrawn_question_does_not_leave() {
+        let queries = Arc::new(Queries::new());
+        queries.set_connected(true);
+        let mut outlet = queries.way_out();
+        drop(ask(&queries).unwrap());
+        assert!(outlet.try_next().is_none());
+    }
+
+    #[test]
+    fn numbers_of_questions_are_not_those_of_uploads() {
+        let queries = Arc::new(Queries::new());
+        queries.set_connected(true);
+        let mut outlet = queries.way_out();
+        let _asked = ask(&queries).unwrap();
+        assert!(is_question(outlet.try_next().unwrap().seq));
+        // An upload's number begins below 2^48 and rises by one.
+        assert!(!is_question(1 << 62));
+    }
+}

@@ -161,10 +161,11 @@ fn commit(
         Ok(heads)
     });
     // On some errors SQLite has rolled back by itself.
-    if outcome.is_err() && !connection.is_autocommit() {
-        if let Err(error) = connection.execute_batch("ROLLBACK") {
-            tracing::error!(%error, "could not roll back a failed write");
-        }
+    if outcome.is_err()
+        && !connection.is_autocommit()
+        && let Err(error) = connection.execute_batch("ROLLBACK")
+    {
+        tracing::error!(%error, "could not roll back a failed write");
     }
     outcome
 }

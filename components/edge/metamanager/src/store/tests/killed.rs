@@ -47,11 +47,11 @@ fn write_until_killed(path: &Path, acknowledgements: u32) -> BTreeMap<String, u6
     let reader = thread::spawn(move || {
         let mut last = BTreeMap::new();
         let mut count = 0;
-        for line in stdout.lines() {
-            let line = line.unwrap();
+        for text in stdout.lines() {
+            let text = text.unwrap();
             // The last line may be cut short.
             let Some((lane, n)) =
-                line.strip_prefix("ack ").and_then(|ack| ack.strip_suffix('.')?.split_once(' '))
+                text.strip_prefix("ack ").and_then(|ack| ack.strip_suffix('.')?.split_once(' '))
             else {
                 continue;
             };
