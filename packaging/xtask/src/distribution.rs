@@ -11,7 +11,7 @@ use crate::progress::Progress;
 const LIMIT: Duration = Duration::from_mins(10);
 
 /// What must be there, how to see that it is, and the Debian package that brings it.
-const NEEDS: [(&str, &str); 10] = [
+const NEEDS: [(&str, &str); 11] = [
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),
@@ -21,6 +21,7 @@ const NEEDS: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("kubectl", "kubernetes-client"),
     ("cc", "gcc"),
+    ("curl", "curl"),
     ("openssl", "openssl"),
 ];
 

@@ -254,6 +254,14 @@ impl Cluster {
         Ok(ids)
     }
 
+    /// Runs a program in the pod's first container, through containerd, and returns what it prints.
+    pub fn exec(&self, pod: &str, command: &[&str]) -> Result<String> {
+        let pod = self.get("pod", pod)?;
+        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
+        let id = id.strip_prefix("containerd://").context("the pod has no running container")?;
+        self.containerd.exec(id, command)
+    }
+
     /// `GET http://POD-IP:8080/PATH` of a pod: status line and body.
     pub fn http_get(&self, pod: &str, path: &str) -> Result<(String, String)> {
         let pod = self.get("pod", pod)?;

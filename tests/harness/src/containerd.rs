@@ -1,8 +1,10 @@
 //! A containerd of the run's own, with its own root, state, socket, images and pod network.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -70,6 +72,33 @@ impl Containerd {
             .args(["--namespace", "k8s.io"])
             .args(arguments)
             .output()
+    }
+
+    /// Runs a program in a running container and returns what it prints.
+    pub fn exec(&self, container: &str, command: &[&str]) -> Result<String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let id = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut arguments = vec!["tasks", "exec", "--exec-id", &id, container];
+        arguments.extend(command);
+        self.ctr(&arguments)
+    }
+
+    /// Kills and removes every container and sandbox, as an operator with `ctr` might.
+    pub fn remove_all(&self) -> Result<()> {
+        for id in self.containers()? {
+            // A container that has ended has no task any more.
+            let _ = self.ctr(&["tasks", "delete", "--force", &id]);
+            self.ctr(&["containers", "delete", &id])?;
+        }
+        Ok(())
+    }
+
+    /// The process id of each running container and sandbox, by its id.
+    pub fn running(&self) -> Result<BTreeMap<String, i32>> {
+        let table = self.ctr(&["tasks", "list"])?;
+        let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+        let running = rows.filter(|row| row.get(2) == Some(&"RUNNING"));
+        Ok(running.filter_map(|row| Some((row[0].to_owned(), row[1].parse().ok()?))).collect())
     }
 
     /// The ids of all containers and sandboxes that containerd knows.

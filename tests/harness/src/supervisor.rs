@@ -118,6 +118,30 @@ impl Supervisor {
         self.folder.join(format!("{}.log", self.side.program()))
     }
 
+    /// The length of the log now: where to begin with [`Self::wait_log`].
+    pub fn log_mark(&self) -> usize {
+        std::fs::metadata(self.log()).map_or(0, |found| usize::try_from(found.len()).unwrap_or(usize::MAX))
+    }
+
+    /// Waits until a line written after `mark` holds all of `words`, whatever their case, and returns that line.
+    pub fn wait_log(&self, mark: usize, words: &[&str]) -> Result<String> {
+        let what = format!("a line with {} in the log of {}", words.join(" and "), self.side.program());
+        until(READY_LIMIT, &what, || Ok(self.log_lines(mark, words)?.into_iter().next()))
+            .with_context(|| format!("the log ends with\n{}", tail(&self.log(), 15)))
+    }
+
+    /// All lines written after `mark` that hold all of `words`, whatever their case.
+    pub fn log_lines(&self, mark: usize, words: &[&str]) -> Result<Vec<String>> {
+        let bytes = std::fs::read(self.log()).context("could not read the log")?;
+        let text = String::from_utf8_lossy(bytes.get(mark..).unwrap_or_default()).into_owned();
+        let words: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
+        let holds = |line: &&str| {
+            let line = line.to_lowercase();
+            words.iter().all(|word| line.contains(word))
+        };
+        Ok(text.lines().filter(holds).map(str::to_owned).collect())
+    }
+
     /// The socket `edgectl` talks to.
     pub fn control_socket(&self) -> PathBuf {
         self.folder.join("run/control.sock")
