@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -350,20 +351,39 @@ impl Session {
                 format!("{} takes at most {} bytes, these are {size}", method.name, method.max_request),
             ));
         }
+        self.calls.admit(call, method)?;
         let credit = (method.shape == Shape::Stream).then(Credit::full);
-        let handling = service
-            .handle(Call {
-                peer: Arc::clone(&self.peer),
-                method,
-                id: call,
-                payload,
-                outgoing: self.outgoing.clone(),
-                credit: credit.clone(),
-            })
-            .map_err(|malformed| {
-                in_call(call, format!("request of {} does not decode: {malformed}", method.name))
-            })?;
+        let request = Call {
+            peer: Arc::clone(&self.peer),
+            method,
+            id: call,
+            payload,
+            outgoing: self.outgoing.clone(),
+            credit: credit.clone(),
+        };
+        let mut handling = service.handle(request).map_err(|malformed| {
+            in_call(call, format!("request of {} does not decode: {malformed}", method.name))
+        })?;
+        // Most unary calls have nothing to wait for: those are answered here, without a task, a timer or a place in the
+        // table. The others are polled again by their task, which the waker given here stands in for.
+        if credit.is_none()
+            && let Poll::Ready(answer) = handling.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        {
+            self.outgoing.push(answer.0);
+            return Ok(());
+        }
+        self.spawn(call, method, credit, deadline, handling);
+        Ok(())
+    }
 
+    fn spawn(
+        &self,
+        call: u64,
+        method: &Method,
+        credit: Option<Credit>,
+        deadline: Option<Duration>,
+        handling: Handling,
+    ) {
         let calls = Arc::clone(&self.calls);
         let outgoing = self.outgoing.clone();
         let work = async move {
@@ -378,7 +398,7 @@ impl Session {
             calls.finish(call);
             outgoing.push(answer);
         };
-        self.calls.begin(call, method, credit, || tokio::spawn(work).abort_handle())
+        self.calls.begin(call, method, credit, || tokio::spawn(work).abort_handle());
     }
 }
 
@@ -402,17 +422,10 @@ impl InFlight {
         Self(Mutex::new(Table { calls: HashMap::new(), per_method: vec![0; interface.methods.len()] }))
     }
 
-    /// Checks the bounds and starts the work under the lock, so that a call is in the table before it can finish.
-    fn begin(
-        &self,
-        call: u64,
-        method: &Method,
-        credit: Option<Credit>,
-        spawn: impl FnOnce() -> AbortHandle,
-    ) -> Result<(), Ended> {
-        let mut table = lock(&self.0);
-        let method_index = method.index();
-        if table.per_method[method_index] >= method.at_once {
+    /// Whether the peer may have this call in flight. Only its own session adds calls, so the answer holds until then.
+    fn admit(&self, call: u64, method: &Method) -> Result<(), Ended> {
+        let table = lock(&self.0);
+        if table.per_method[method.index()] >= method.at_once {
             return Err(in_call(
                 call,
                 format!("more than {} calls of {} at once", method.at_once, method.name),
@@ -421,9 +434,14 @@ impl InFlight {
         if call == NO_CALL || table.calls.contains_key(&call) {
             return Err(in_call(call, format!("call number {call} is in use")));
         }
-        table.per_method[method_index] += 1;
-        table.calls.insert(call, Running { method: method_index, task: spawn(), credit });
         Ok(())
+    }
+
+    /// Starts the work under the lock, so that a call is in the table before it can finish.
+    fn begin(&self, call: u64, method: &Method, credit: Option<Credit>, spawn: impl FnOnce() -> AbortHandle) {
+        let mut table = lock(&self.0);
+        table.per_method[method.index()] += 1;
+        table.calls.insert(call, Running { method: method.index(), task: spawn(), credit });
     }
 
     fn finish(&self, call: u64) -> Option<Running> {
