@@ -76,7 +76,7 @@ fn writer(path: &Path) -> Result<Connection, OpenError> {
     // The log is synced before a commit returns: what was acknowledged survives a power cut.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
-    // The log stays when the last connection closes, so that a start on a full disk finds its space taken already.
+    // The log's files stay when the last connection closes, so that a start on a full disk need not make them.
     connection.file_control(Some("main"), FileControl::PersistWal(&mut 1))?;
     schema::migrate(&mut connection)?;
     Ok(connection)
@@ -103,7 +103,7 @@ fn check(connection: &Connection, full: bool) -> Result<(), OpenError> {
 fn set_aside(path: &Path, now: SystemTime) -> Result<PathBuf, OpenError> {
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let aside = with_suffix(path, &format!(".corrupt-{seconds}"));
-    // The log goes first and comes along: SQLite would replay it into the new file.
+    // The log comes along: it is part of what was found, and nothing of the new file.
     for suffix in ["-wal", "-shm", ""] {
         match fs::rename(with_suffix(path, suffix), with_suffix(&aside, suffix)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -40,8 +40,8 @@ const STEPS: &[&str] = &[
         name TEXT NOT NULL,
         uid TEXT NOT NULL,
         resource_version INTEGER NOT NULL,
-        json BLOB NOT NULL,
-        deleted_at INTEGER NOT NULL        -- seconds since 1970
+        deleted_at INTEGER NOT NULL,       -- seconds since 1970; before the body, which would have to be read past
+        json BLOB NOT NULL
     ) STRICT;
     CREATE INDEX tombstones_by_key ON tombstones (kind, namespace, name, uid);
 
