@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message;
 
-use crate::client::{check_size, read_hello};
+use crate::client::{LONGEST_DEADLINE, check_size, read_hello};
 use crate::connection::Broken;
 use crate::frame::{self, Frame, MAX_FRAME};
 use crate::transport::lock;
@@ -60,7 +60,7 @@ impl Channel {
         E: ErrorCode,
     {
         check_size(method, request)?;
-        let until = Instant::now() + deadline;
+        let until = Instant::now() + deadline.min(LONGEST_DEADLINE);
         let mut link = lock(&self.inner.link);
         let mut failures = 0;
         loop {

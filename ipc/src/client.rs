@@ -18,6 +18,9 @@ use crate::{CallError, ErrorCode, Identity, Interface, Method, PROTOCOL, Streami
 /// How long a unary call waits for its answer, reconnecting included, and a stream for its connection: 10 s.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// A longer deadline counts as this one, 24 h, so that adding it to a time cannot overflow.
+pub(crate) const LONGEST_DEADLINE: Duration = Duration::from_hours(24);
+
 /// A server that ended a connection younger than this is approached with back-off, as one that cannot be reached.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
 
@@ -127,7 +130,7 @@ impl Caller {
         E: ErrorCode,
     {
         let slot = self.prepare(method, request)?;
-        let until = Instant::now() + deadline;
+        let until = Instant::now() + deadline.min(LONGEST_DEADLINE);
         let reply = timeout_at(until, async {
             // Declared first, so freed last: a cancel is on its way before the next call may start.
             let _slot = slot.acquire().await;

@@ -11,6 +11,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use prost::Message;
 use tokio::task::{AbortHandle, JoinHandle};
+use tracing::Instrument as _;
+use tracing::instrument::Instrumented;
 
 use crate::error::Fail;
 use crate::frame::{self, Frame, FrameError, Hello, NO_CALL};
@@ -361,13 +363,18 @@ impl Session {
             outgoing: self.outgoing.clone(),
             credit: credit.clone(),
         };
-        let mut handling = service.handle(request).map_err(|malformed| {
+        let handling = service.handle(request).map_err(|malformed| {
             in_call(call, format!("request of {} does not decode: {malformed}", method.name))
         })?;
+        let mut handling = handling.instrument(tracing::debug_span!(
+            "call",
+            peer = self.peer.component,
+            method = method.name
+        ));
         // Most unary calls have nothing to wait for: those are answered here, without a task, a timer or a place in the
         // table. The others are polled again by their task, which the waker given here stands in for.
         if credit.is_none()
-            && let Poll::Ready(answer) = handling.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            && let Poll::Ready(answer) = Pin::new(&mut handling).poll(&mut Context::from_waker(Waker::noop()))
         {
             self.outgoing.push(answer.0);
             return Ok(());
@@ -382,7 +389,7 @@ impl Session {
         method: &Method,
         credit: Option<Credit>,
         deadline: Option<Duration>,
-        handling: Handling,
+        handling: Instrumented<Handling>,
     ) {
         let calls = Arc::clone(&self.calls);
         let outgoing = self.outgoing.clone();

@@ -14,7 +14,7 @@ use crate::{CallError, ErrorCode};
 /// Items of one call, in order. Dropping it cancels the call on the server.
 ///
 /// The server may be at most [`crate::STREAM_WINDOW`] bytes ahead: credit goes back as items are taken. `bytes` fields of
-/// an item are slices of a 64 KiB read buffer and keep it alive: copy what is kept for long.
+/// an item are slices of a read buffer (16 KiB or more) and keep it alive: copy what is kept for long.
 #[derive(Debug)]
 pub struct Streaming<T, E> {
     // Before the permit: the cancel must be on its way when the next stream of this method may open.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt;
 use interprocess::local_socket::tokio::Stream;
 use interprocess::local_socket::traits::tokio::Stream as _;
@@ -26,8 +26,11 @@ pub const WRITE_QUEUE: usize = 1024 * 1024;
 /// nothing for 30 s hangs.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 
-/// Written per flush, and the read buffer: one wake-up then moves a burst of small frames.
+/// Written per flush: one wake-up of the peer then moves a burst of small frames.
 const BATCH: usize = 64 * 1024;
+
+/// Read at once: 16 KiB, since every connection comes to own a buffer of this size.
+const READ_BUFFER: usize = 16 * 1024;
 
 pub(crate) type Reader = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
 pub(crate) type Writer = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
@@ -40,7 +43,7 @@ pub(crate) async fn connect(path: &Path) -> io::Result<(Reader, Writer)> {
 
 pub(crate) fn framed(stream: UnixStream) -> (Reader, Writer) {
     let (read, write) = stream.into_split();
-    let reader = FramedRead::with_capacity(read, frame::codec(), BATCH);
+    let reader = FramedRead::with_capacity(read, frame::codec(), READ_BUFFER);
     let mut writer = FramedWrite::new(write, frame::codec());
     writer.set_backpressure_boundary(2 * BATCH);
     (reader, writer)
@@ -118,6 +121,10 @@ async fn write(
         };
         let stalled = |_| io::Error::new(io::ErrorKind::TimedOut, "peer has not read for 30 s");
         let taken = tokio::time::timeout(WRITE_STALL, batch).await.map_err(stalled)??;
+        if writer.write_buffer().capacity() > 4 * BATCH {
+            // One large frame must not keep megabytes for the life of the connection.
+            *writer.write_buffer_mut() = BytesMut::new();
+        }
         queued.bytes.fetch_sub(taken, Ordering::Relaxed);
         queued.fell.notify_waiters();
     }

@@ -70,6 +70,14 @@ async fn deadline_ends_the_call_and_its_handler() {
 }
 
 #[tokio::test]
+async fn endless_deadline_is_no_overflow() {
+    let bus = Bus::up(link_for_all());
+    let answer: Result<Blob, CallError<TestError>> =
+        bus.caller().unary(&TEST.methods[ECHO], &Blob::number(1), Duration::MAX).await;
+    assert_eq!(answer, Ok(Blob::number(1)));
+}
+
+#[tokio::test]
 async fn dropping_a_call_cancels_it_on_the_server() {
     let mut bus = Bus::up(link_for_all());
     let caller = bus.caller();
