@@ -90,3 +90,30 @@ fn slot(row: &Row<'_>) -> rusqlite::Result<Slot> {
         uid: row.get(5)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::schema;
+
+    fn upload(kind: UploadKind, name: &str) -> Upload {
+        let key = Key { kind: "pod".into(), namespace: "default".into(), name: name.into() };
+        Upload { slot: Slot { kind, key, uid: "a".into() }, json: name.as_bytes().to_vec().into() }
+    }
+
+    #[test]
+    fn events_beyond_the_bound_cost_the_oldest_and_are_counted() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection).unwrap();
+        submit(&connection, &upload(UploadKind::PodStatus, "status")).unwrap();
+        for n in 0..EVENTS + 3 {
+            submit(&connection, &upload(UploadKind::Event, &format!("e{n}"))).unwrap();
+        }
+        let waiting: u32 = connection.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).unwrap();
+        assert_eq!(waiting, EVENTS + 1);
+        let first: Vec<_> =
+            page(&connection, 0).unwrap().into_iter().take(2).map(|(_, upload)| upload).collect();
+        assert_eq!(first, [upload(UploadKind::PodStatus, "status"), upload(UploadKind::Event, "e3")]);
+        assert_eq!(events_dropped(&connection).unwrap(), 3);
+    }
+}

@@ -167,20 +167,6 @@ async fn object_in_an_answer_is_committed_with_it() {
 }
 
 #[tokio::test]
-async fn events_beyond_the_bound_cost_the_oldest_and_are_counted() {
-    let rig = Rig::new();
-    rig.store.submit(upload(UploadKind::PodStatus, "a", "{status}")).await.unwrap();
-    let store = Arc::new(rig.store);
-    for n in 0..1_003 {
-        store.submit(upload(UploadKind::Event, &format!("e{n}"), &format!("{{{n}}}"))).await.unwrap();
-    }
-    let waiting = outbox(&store).await;
-    assert_eq!(waiting.len(), 1_001);
-    assert_eq!(bodies(&waiting)[..2], ["{status}", "{3}"]);
-    assert_eq!(store.events_dropped().await.unwrap(), 3);
-}
-
-#[tokio::test]
 async fn event_said_again_replaces_itself() {
     let rig = Rig::new();
     rig.store.submit(upload(UploadKind::Event, "e", "{count:1}")).await.unwrap();

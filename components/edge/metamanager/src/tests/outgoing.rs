@@ -31,12 +31,12 @@ async fn what_waits_is_sent_in_order_and_then_what_comes() {
 async fn backlog_of_many_pages_is_sent_whole() {
     let rig = Rig::new();
     let edged = rig.client("edged");
-    for n in 0..500 {
+    for n in 0..200 {
         submit(&edged, UploadKind::Event, &format!("e{n}"), &n.to_string()).await;
     }
     let mut items = outgoing(&rig.client("edgehub")).await;
-    let sent = uploads(&mut items, 500).await;
-    assert!(sent.iter().map(|(_, body)| body.parse::<u32>().unwrap()).eq(0..500));
+    let sent = uploads(&mut items, 200).await;
+    assert!(sent.iter().map(|(_, body)| body.parse::<u32>().unwrap()).eq(0..200));
 }
 
 #[tokio::test]

@@ -53,8 +53,8 @@ async fn watch_of_nothing_is_invalid() {
 }
 
 #[tokio::test]
-async fn slow_watcher_delays_nobody_and_skips_what_was_overtaken() {
-    const CHANGES: u64 = 1_000;
+async fn slow_watcher_delays_nobody_and_ends_at_the_newest() {
+    const CHANGES: u64 = 200;
     let rig = Rig::new();
     let hub = rig.client("edgehub");
     let body = "x".repeat(8 * 1024);
@@ -82,8 +82,6 @@ async fn slow_watcher_delays_nobody_and_skips_what_was_overtaken() {
         }
     };
     assert_eq!(newest, CHANGES);
-    // What waited for it was a window and a page, not a thousand changes: it skipped most of them.
-    drop(slow);
 }
 
 #[tokio::test]
@@ -92,7 +90,7 @@ async fn what_waits_for_a_slow_watcher_is_bounded() {
     let hub = rig.client("edgehub");
     let body = "x".repeat(8 * 1024);
     let mut slow = watch(&rig.client("edged"), &["pod"], 0).await;
-    for version in 1..=1_000 {
+    for version in 1..=300 {
         apply(&hub, vec![put("pod", "busy", version, &body)]).await;
     }
     apply(&hub, vec![put("pod", "last", 1, "{}")]).await;
@@ -164,15 +162,15 @@ async fn watcher_that_loses_deliveries_is_told_the_link_again() {
     let mut events = watch_all(&edged).await;
     // More than the window of the stream and the bound of the queue hold.
     let message = "m".repeat(4096);
-    for n in 0..300 {
+    for n in 0..250 {
         let seq = submit(&edged, UploadKind::Event, &format!("e{n}"), "{}").await;
         delivered(&hub, seq, 200, &message, None).await;
     }
     let mut told = Vec::new();
-    while told.last().is_none_or(|last| last != "delivery e299 200") {
+    while told.last().is_none_or(|last| last != "delivery e249 200") {
         told.push(short(&next(&mut events).await));
     }
     assert_eq!(told[..2], ["connected false", "bookmark"]);
     assert_eq!(told.iter().filter(|event| *event == "connected false").count(), 2);
-    assert!(told.len() < 300, "{} events", told.len());
+    assert!(told.len() < 250, "{} events", told.len());
 }
