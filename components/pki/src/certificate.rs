@@ -63,6 +63,16 @@ impl CertificateInfo {
     }
 }
 
+/// Whether `certificate` carries a signature of `ca`'s key. Says nothing about validity or purpose.
+pub fn issued_by(certificate: &[u8], ca: &[u8]) -> bool {
+    let (Ok((_, certificate)), Ok((_, ca))) =
+        (X509Certificate::from_der(certificate), X509Certificate::from_der(ca))
+    else {
+        return false;
+    };
+    certificate.verify_signature(Some(ca.public_key())).is_ok()
+}
+
 fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),

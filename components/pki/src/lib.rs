@@ -17,7 +17,7 @@ mod tls;
 mod token;
 
 pub use ca::{CertificateAuthority, IssueError, LeafProfile, Usage, node_request};
-pub use certificate::{CertificateInfo, pem_certificates, to_pem};
+pub use certificate::{CertificateInfo, issued_by, pem_certificates, to_pem};
 pub use files::{ReadError, read_bounded, write_durable};
 pub use key::{EcKey, KeyError};
 pub use name::{InvalidNodeName, NodeName};

@@ -119,6 +119,19 @@ fn names_that_are_no_dns_names_are_refused() {
     }
 }
 
+#[test]
+fn a_certificate_tells_which_ca_issued_it() {
+    let (ca, other) = (
+        CertificateAuthority::create("KubeEdge").unwrap(),
+        CertificateAuthority::create("KubeEdge").unwrap(),
+    );
+    let certificate =
+        ca.sign_node(&node("edge-1"), &request("edge-1", &EcKey::generate().unwrap()), YEAR).unwrap();
+    assert!(pki::issued_by(&certificate, ca.certificate()));
+    assert!(!pki::issued_by(&certificate, other.certificate()));
+    assert!(!pki::issued_by(b"noise", ca.certificate()));
+}
+
 #[derive(Debug)]
 struct Identity(Arc<rustls::sign::CertifiedKey>);
 
