@@ -99,7 +99,8 @@ fn run_suite(
     match suite {
         Suite::Fmt => one(cargo::command().args(["fmt", "--all", "--check"])),
         Suite::Clippy => one(cargo::command()
-            .args(["clippy", "--quiet", "--workspace", "--all-targets"])
+            // `--all-targets` passes by the suites, which are no tests of a plain `cargo test`.
+            .args(["clippy", "--quiet", "--workspace", "--all-targets", "--test", "*"])
             .args(["--", "--deny", "warnings"])),
         Suite::Deny => one(Command::new(cargo_deny(progress)?)
             .args(["--all-features", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])

@@ -48,7 +48,7 @@ impl Side {
 
 /// What `edgectl status` says of one component; fields as in `proto/control.proto`.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Component {
     /// Its name.
     pub name: String,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::pods::sleeper;
-use harness::{Cluster, Options, Run};
+use harness::{Cluster, Options, Run, machine};
 
 /// Not restarted until asked: bad configuration (see the table in README).
 const EX_CONFIG: i32 = 78;
@@ -98,8 +98,12 @@ pub(crate) fn unknown_component(cluster: &mut Cluster) -> Result<()> {
 pub(crate) fn unknown_manifest_key(options: &Options) -> Result<()> {
     let cluster = Cluster::prepare(options)?;
     let manifest = cluster.root().join("broken.toml");
-    let text = "[component.edgehub]\nrank = 1\nexec = \"edgehub\"\nuser = \"edge-hub\"\nhat = \"red\"\n";
-    std::fs::write(&manifest, text).context("could not write the manifest")?;
+    let header = "[component.edgehub]\n";
+    let text = std::fs::read_to_string(machine::repository().join("supervisor/manifest/edge.toml"))
+        .context("could not read the built-in manifest")?;
+    ensure!(text.contains(header), "the built-in manifest has no edgehub");
+    std::fs::write(&manifest, text.replace(header, "[component.edgehub]\nhat = \"red\"\n"))
+        .context("could not write the manifest")?;
     let finished = Run::new(cluster.root().join("bin/edgecore"))
         .args(cluster.edge.arguments())
         .arg("--manifest")
@@ -111,7 +115,7 @@ pub(crate) fn unknown_manifest_key(options: &Options) -> Result<()> {
         finished.status,
         finished.stderr
     );
-    for word in ["hat", "broken.toml"] {
+    for word in ["hat", "edgehub", "broken.toml"] {
         ensure!(finished.stderr.contains(word), "the error does not name {word}: {}", finished.stderr);
     }
     cluster.end()
