@@ -27,6 +27,7 @@
 mod capabilities;
 mod child;
 mod error;
+mod process;
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -38,6 +39,7 @@ use std::ptr;
 
 pub use capabilities::CapabilitySet;
 pub use error::{Error, Step};
+pub use process::{Exit, Process};
 
 /// What to start, and with which rights. A plain description: making one has no effect.
 #[derive(Debug)]

@@ -1,0 +1,44 @@
+//! A component for the tests of the supervisor. `PROBE`, from its manifest block, says how it behaves.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sd_notify::NotifyState::{Ready, Status, Watchdog};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let name = std::env::args().next().unwrap_or_default();
+    println!("{name} was started with {:?}", std::env::var("LISTEN_FDNAMES").unwrap_or_default());
+    eprintln!("{{\"level\":\"INFO\",\"message\":\"hello from {name}\"}}");
+    let mut terminate = signal(SignalKind::terminate()).expect("signal handler");
+    let ready = || sd_notify::notify(&[Status("serving"), Ready]).expect("notify");
+    match std::env::var("PROBE").as_deref() {
+        Ok("mute") => {}
+        Ok("config") => return ExitCode::from(78),
+        Ok("crash") => return ExitCode::FAILURE,
+        Ok("silent") => ready(),
+        Ok("stubborn") => {
+            ready();
+            terminate.recv().await;
+        }
+        _ => {
+            ready();
+            if let Some(limit) = sd_notify::watchdog_enabled() {
+                tokio::spawn(async move {
+                    loop {
+                        tokio::time::sleep(limit / 3).await;
+                        sd_notify::notify(&[Watchdog]).expect("notify");
+                    }
+                });
+            }
+        }
+    }
+    // Nobody waits an hour: the test or the supervisor ends it.
+    tokio::select! {
+        _ = terminate.recv() => {}
+        () = tokio::time::sleep(Duration::from_hours(1)) => {}
+    }
+    println!("{name} drained");
+    ExitCode::SUCCESS
+}

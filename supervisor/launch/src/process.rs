@@ -1,0 +1,110 @@
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::Child;
+
+/// A child under watch. Here because tokio's registration of a descriptor is unsafe.
+#[derive(Debug)]
+pub struct Process {
+    pid: Pid,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It returned this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl Process {
+    /// Registers the child's pidfd with the current tokio runtime, and gives its output back.
+    pub fn watch(child: Child) -> io::Result<(Self, OwnedFd)> {
+        let pid = i32::try_from(child.pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: the descriptor must stay open and the same while registered. The AsyncFd owns it, `OwnedFd::as_raw_fd`
+        // always answers the same, and nothing here takes it out again.
+        let registered = unsafe { AsyncFd::register_with_interest(child.pidfd, Interest::READABLE) };
+        let pidfd = registered.map_err(|error| error.into_parts().1)?;
+        Ok((Self { pid, pidfd }, child.output))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Asks it to end (SIGTERM). One that has ended already is no error.
+    pub fn terminate(&self) -> io::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Ends it (SIGKILL).
+    pub fn kill(&self) -> io::Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Waits for its end and reaps it, once. What it started in its own process group ends with it, so that nothing of
+    /// one run is there during the next.
+    pub async fn ended(&self) -> io::Result<Exit> {
+        let _ready = self.pidfd.readable().await?;
+        // Not reaped yet, so the number still names its group and no other.
+        let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+        let pidfd = self.pidfd.get_ref().as_fd();
+        let status = rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED)?;
+        let status = status.ok_or(io::ErrorKind::WouldBlock)?;
+        Ok(match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, signal) => Exit::Signal(signal.unwrap_or_default()),
+        })
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => match name(*signal) {
+                Some(name) => write!(f, "killed by {name}"),
+                None => write!(f, "killed by signal {signal}"),
+            },
+        }
+    }
+}
+
+/// The signals processes usually end by.
+fn name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGUSR2 => "SIGUSR2",
+        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGSYS => "SIGSYS",
+        _ => return None,
+    })
+}

@@ -1,0 +1,196 @@
+//! The command line, and what the program's name decides.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+/// Starts the components of this side, each as its own process with its own user, wires them together and starts again
+/// exactly the one that fails.
+///
+/// Ends on SIGTERM or SIGINT after stopping the components in reverse order. `edgectl` (`cloudctl`) shows and steers a
+/// running supervisor. Without root, everything runs under the caller's user.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Options {
+    /// Cloud side: also run the built-in Kubernetes-style API server
+    #[arg(long)]
+    pub standalone: bool,
+
+    /// edgecore.yaml or cloudcore.yaml [default: the one in /etc/apiary, else the one in /etc/kubeedge/config]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Where components keep what must survive [default: /var/lib/apiary/edge or …/cloud]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Sockets and other things of the running system [default: /run/apiary/edge or …/cloud]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+
+    /// The components' programs [default: the folder of this program]
+    #[arg(long, value_name = "DIR")]
+    pub exec_dir: Option<PathBuf>,
+
+    /// Another manifest than the built-in one
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+
+    /// Check manifest, users and programs, print every finding, and end: 0 if there is none, else 78
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Which half of Apiary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `edgecore`.
+    Edge,
+    /// `cloudcore`.
+    Cloud,
+}
+
+impl Side {
+    /// `cloudcore` and `cloudcore-…` are the cloud; every other name is the edge.
+    pub fn of_program(argv0: Option<&OsString>) -> Self {
+        let name =
+            argv0.map(Path::new).and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        match name {
+            Some(name) if name.starts_with("cloudcore") => Self::Cloud,
+            _ => Self::Edge,
+        }
+    }
+
+    /// The program's name.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Edge => "edgecore",
+            Self::Cloud => "cloudcore",
+        }
+    }
+
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Cloud => "cloud",
+        }
+    }
+
+    /// The built-in manifest.
+    pub const fn manifest(self) -> &'static str {
+        match self {
+            Self::Edge => include_str!("../manifest/edge.toml"),
+            Self::Cloud => include_str!("../manifest/cloud.toml"),
+        }
+    }
+
+    /// Its name in findings.
+    pub const fn manifest_name(self) -> &'static str {
+        match self {
+            Self::Edge => "edge.toml",
+            Self::Cloud => "cloud.toml",
+        }
+    }
+}
+
+/// The command line with every default filled in. All paths are absolute.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which half.
+    pub side: Side,
+    /// With the built-in API server.
+    pub standalone: bool,
+    /// May not exist.
+    pub config: PathBuf,
+    /// Root of the state directories.
+    pub state_dir: PathBuf,
+    /// Root of sockets and runtime directories.
+    pub run_dir: PathBuf,
+    /// Folder of the programs.
+    pub exec_dir: PathBuf,
+    /// Name of the manifest in findings.
+    pub manifest_name: String,
+    /// Its text.
+    pub manifest: String,
+    /// Check and end.
+    pub check: bool,
+}
+
+impl Settings {
+    /// Reads what the options name. Errors are one line for the operator.
+    pub fn new(side: Side, options: Options) -> Result<Self, String> {
+        let absolute = |path: PathBuf| {
+            std::path::absolute(&path)
+                .map_err(|error| format!("could not resolve {}: {error}", path.display()))
+        };
+        let (manifest_name, manifest) = match &options.manifest {
+            None => (side.manifest_name().to_owned(), side.manifest().to_owned()),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| format!("could not read manifest {}: {error}", path.display()))?;
+                (path.display().to_string(), text)
+            }
+        };
+        let exec_dir = match options.exec_dir {
+            Some(path) => path,
+            None => own_folder()?,
+        };
+        let named = |given: Option<PathBuf>, parent: &str| {
+            given.unwrap_or_else(|| Path::new(parent).join(side.folder()))
+        };
+        Ok(Self {
+            side,
+            standalone: options.standalone,
+            config: absolute(options.config.unwrap_or_else(|| default_config(side)))?,
+            state_dir: absolute(named(options.state_dir, "/var/lib/apiary"))?,
+            run_dir: absolute(named(options.run_dir, "/run/apiary"))?,
+            exec_dir: absolute(exec_dir)?,
+            manifest_name,
+            manifest,
+            check: options.check,
+        })
+    }
+}
+
+fn own_folder() -> Result<PathBuf, String> {
+    let program =
+        std::env::current_exe().map_err(|error| format!("could not find this program's file: {error}"))?;
+    Ok(program.parent().map(Path::to_path_buf).unwrap_or_default())
+}
+
+/// KubeEdge's file serves where there is none of ours. Without either, components work with their defaults.
+fn default_config(side: Side) -> PathBuf {
+    let file = format!("{}.yaml", side.program());
+    let ours = Path::new("/etc/apiary").join(&file);
+    let theirs = Path::new("/etc/kubeedge/config").join(&file);
+    if !ours.exists() && theirs.exists() { theirs } else { ours }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_decides_the_side() {
+        for (name, side) in [
+            ("edgecore", Side::Edge),
+            ("/usr/bin/cloudcore", Side::Cloud),
+            ("./cloudcore", Side::Cloud),
+            ("supervisor-0123", Side::Edge),
+        ] {
+            assert_eq!(Side::of_program(Some(&name.into())), side, "{name}");
+        }
+        assert_eq!(Side::of_program(None), Side::Edge);
+    }
+
+    #[test]
+    fn paths_become_absolute_and_have_defaults_by_side() {
+        let options =
+            Options::try_parse_from(["cloudcore", "--run-dir", "x/run", "--standalone"]).expect("valid");
+        let settings = Settings::new(Side::Cloud, options).expect("settings");
+        assert!(settings.run_dir.is_absolute() && settings.run_dir.ends_with("x/run"));
+        assert_eq!(settings.state_dir, Path::new("/var/lib/apiary/cloud"));
+        assert!(settings.standalone);
+    }
+}

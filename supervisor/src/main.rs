@@ -1,0 +1,5 @@
+//! `edgecore`, also linked as `cloudcore`.
+
+fn main() -> std::process::ExitCode {
+    supervisor::main()
+}

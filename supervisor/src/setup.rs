@@ -1,0 +1,347 @@
+//! From settings to parts that can be started: the manifest checked, directories made, links bound.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use launch::{CapabilitySet, Identity, Limit};
+use thiserror::Error;
+
+use crate::accounts;
+use crate::cli::Settings;
+use crate::dirs::{self, DirError};
+use crate::manifest::check::{Accounts, Known, check};
+use crate::manifest::{self, Component, Finding, Manifest};
+use crate::notify;
+use crate::policy::EXIT_CONFIG;
+use crate::wiring::{self, Link};
+
+/// Why the supervisor does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The command line names something that is not there.
+    #[error("{0}")]
+    Usage(String),
+    /// The manifest has mistakes: all of them.
+    #[error("the manifest has {} finding{}\n{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, lines(.0))]
+    Manifest(Vec<Finding>),
+    /// Socket paths the kernel would not take.
+    #[error(
+        "the run directory's path is too long for sockets in it (107 bytes at most); choose a shorter --run-dir: {}",
+        .0.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    LongPaths(Vec<PathBuf>),
+    /// A directory cannot be used.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// Another supervisor works in the same run directory.
+    #[error("another supervisor runs in {}; stop it first, or choose another --run-dir", .0.display())]
+    Taken(PathBuf),
+    /// A system call failed.
+    #[error("could not {what}: {source}")]
+    Io {
+        /// What was attempted, on what.
+        what: String,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+fn lines(findings: &[Finding]) -> String {
+    findings.iter().map(|finding| format!("  {finding}")).collect::<Vec<_>>().join("\n")
+}
+
+impl StartError {
+    /// 78 (`EX_CONFIG`) where starting again cannot help, so that systemd can be told not to try; else 1.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) | Self::Manifest(_) | Self::LongPaths(_) => {
+                ExitCode::from(u8::try_from(EXIT_CONFIG).unwrap_or(1))
+            }
+            Self::Dir(_) | Self::Taken(_) | Self::Io { .. } => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// The methods the components' interfaces have.
+pub fn methods(server: &str) -> Option<Vec<&'static str>> {
+    proto::interface_of(server).map(|interface| interface.methods.iter().map(|method| method.name).collect())
+}
+
+/// Parses and checks the manifest, and keeps what runs in this mode. As root, every user must exist.
+pub fn checked_manifest(settings: &Settings) -> Result<Manifest, StartError> {
+    let (manifest, mut findings) = manifest::parse(&settings.manifest_name, &settings.manifest);
+    let accounts = Accounts { user: &accounts::has_user, group: &accounts::has_group };
+    let accounts = (accounts::own_uid() == 0).then_some(accounts);
+    findings.extend(check(&settings.manifest_name, &manifest, &Known { methods: &methods, accounts }));
+    if !findings.is_empty() {
+        return Err(StartError::Manifest(findings));
+    }
+    let manifest = manifest.in_mode(settings.standalone);
+    let long = wiring::too_long(&settings.run_dir, &manifest);
+    if long.is_empty() { Ok(manifest) } else { Err(StartError::LongPaths(long)) }
+}
+
+/// For `--check`: every program is there and may be executed.
+pub fn check_programs(settings: &Settings, manifest: &Manifest) -> Result<(), StartError> {
+    let mut findings = Vec::new();
+    for (name, component) in &manifest.components {
+        let program = settings.exec_dir.join(&component.exec);
+        let problem = match std::fs::metadata(&program) {
+            Err(error) => error.to_string(),
+            Ok(meta) if !meta.is_file() || meta.permissions().mode() & 0o111 == 0 => {
+                "is no program".to_owned()
+            }
+            Ok(_) => continue,
+        };
+        findings.push(Finding {
+            file: settings.manifest_name.clone(),
+            component: name.clone(),
+            key: "exec".to_owned(),
+            value: program.display().to_string(),
+            problem,
+        });
+    }
+    if findings.is_empty() { Ok(()) } else { Err(StartError::Manifest(findings)) }
+}
+
+/// Keeps other supervisors out of the run directory for as long as it lives.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+}
+
+/// Makes the supervisor's own directories and takes the run directory.
+pub fn take_directories(settings: &Settings) -> Result<RunLock, StartError> {
+    let run = &settings.run_dir;
+    dirs::ensure_root(&settings.state_dir, 0o755)?;
+    dirs::ensure_root(run, 0o755)?;
+    let path = run.join("lock");
+    let io = |source| StartError::Io { what: format!("open {}", path.display()), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Taken(run.clone())),
+        Err(errno) => return Err(io(errno.into())),
+    }
+    dirs::ensure_root(&run.join("link"), 0o755)?;
+    // Reachable, not listable: a component finds its own socket by the path it was told.
+    dirs::ensure_root(&run.join("notify"), 0o711)?;
+    Ok(RunLock { _file: file })
+}
+
+/// One component with all that outlives its processes.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Its name.
+    pub name: String,
+    /// Its block in the manifest.
+    pub component: Component,
+    /// The user it runs as, by name.
+    pub user: String,
+    /// The ids it runs as.
+    pub identity: Identity,
+    /// Whether the launch changes to them; not when we are not root.
+    pub change_identity: bool,
+    /// The capabilities it keeps.
+    pub capabilities: CapabilitySet,
+    /// Its resource limits.
+    pub limits: Vec<(Limit, u64)>,
+    /// What it runs without.
+    pub degraded: Vec<String>,
+    /// The listeners of its callers.
+    pub links: Vec<Link>,
+    /// Its environment, but for what changes from start to start.
+    pub env: Vec<(String, OsString)>,
+}
+
+/// Prepares every component, in start order: by rank, then by name. Within a tokio runtime.
+///
+/// With each comes the socket on which it tells of itself.
+pub fn prepare(
+    settings: &Settings,
+    manifest: &Manifest,
+) -> Result<Vec<(Prepared, notify::Socket)>, StartError> {
+    let root = accounts::own_uid() == 0;
+    let held = CapabilitySet::held()
+        .map_err(|source| StartError::Io { what: "read our own capabilities".to_owned(), source })?;
+    let identity_of = |name: &str| identity_of(manifest, name, root);
+    wiring::remove_stale(&settings.run_dir, manifest).map_err(|source| StartError::Io {
+        what: format!("clear {}", settings.run_dir.join("link").display()),
+        source,
+    })?;
+
+    let mut parts = Vec::new();
+    for (name, component) in &manifest.components {
+        let identity = identity_of(name);
+        let (uid, gid) = (identity.uid, identity.gid);
+        dirs::ensure(&settings.state_dir.join(name), 0o700, uid, gid)?;
+        dirs::ensure(&settings.run_dir.join(name), 0o711, uid, gid)?;
+        let io = |what: String| move |source| StartError::Io { what, source };
+        let notify_path = wiring::notify_path(&settings.run_dir, name);
+        let notify = notify::Socket::bind(&notify_path, uid, gid)
+            .map_err(io(format!("bind {}", notify_path.display())))?;
+        let links = wiring::bind(&settings.run_dir, manifest, name, identity_of)
+            .map_err(io(format!("bind the links of {name}")))?;
+
+        let granted = granted(component);
+        let mut degraded = Vec::new();
+        let missing = granted.difference(held);
+        if !missing.is_empty() {
+            degraded.push(format!("without {missing}: the supervisor does not hold it"));
+        }
+        let (limits, short) = limits(component, held);
+        degraded.extend(short);
+
+        let part = Prepared {
+            name: name.clone(),
+            user: if root { component.user.clone() } else { accounts::own_name() },
+            identity,
+            change_identity: root,
+            capabilities: granted.intersection(held),
+            limits,
+            degraded,
+            env: environment(settings, name, component, &links),
+            links,
+            component: component.clone(),
+        };
+        parts.push((part, notify));
+    }
+    parts.sort_by_key(|(part, _)| part.component.rank);
+    Ok(parts)
+}
+
+/// The ids of a component; ours when we cannot change them. The check has made sure that its user exists.
+fn identity_of(manifest: &Manifest, name: &str, root: bool) -> Identity {
+    manifest
+        .components
+        .get(name)
+        .filter(|_| root)
+        .and_then(|component| accounts::identity(&component.user, &component.groups))
+        .unwrap_or_else(|| Identity {
+            uid: accounts::own_uid(),
+            gid: accounts::own_gid(),
+            groups: Vec::new(),
+        })
+}
+
+fn granted(component: &Component) -> CapabilitySet {
+    component
+        .capabilities
+        .iter()
+        .filter_map(|name| CapabilitySet::named(name))
+        .fold(CapabilitySet::EMPTY, CapabilitySet::union)
+}
+
+/// The limits, and what of them this machine does not let us set.
+fn limits(component: &Component, held: CapabilitySet) -> (Vec<(Limit, u64)>, Option<String>) {
+    let wanted = component.limits.nofile;
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let may_raise =
+        CapabilitySet::named("CAP_SYS_RESOURCE").is_some_and(|raise| held.difference(raise) != held);
+    let nofile = if may_raise { wanted } else { wanted.min(hard) };
+    let short =
+        (nofile < wanted).then(|| format!("with {nofile} descriptors instead of {wanted}: our hard limit"));
+    (vec![(Limit::Nofile, nofile), (Limit::Core, component.limits.core.0)], short)
+}
+
+/// What every start of a component finds in its environment. Nothing of our own gets there but what is named here.
+fn environment(
+    settings: &Settings,
+    name: &str,
+    component: &Component,
+    links: &[Link],
+) -> Vec<(String, OsString)> {
+    let run = &settings.run_dir;
+    let mut env: Vec<(String, OsString)> = Vec::new();
+    let mut set = |name: &str, value: OsString| env.push((name.to_owned(), value));
+    set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    set("LANG", "C.UTF-8".into());
+    for passed_on in ["RUST_BACKTRACE", "RUST_LOG"] {
+        if let Some(value) = std::env::var_os(passed_on) {
+            set(passed_on, value);
+        }
+    }
+    set("APIARY_COMPONENT", name.into());
+    set("APIARY_CONFIG", settings.config.clone().into());
+    set("STATE_DIRECTORY", settings.state_dir.join(name).into());
+    set("RUNTIME_DIRECTORY", run.join(name).into());
+    set("APIARY_CALLS", wiring::calls_variable(run, name, component.calls.keys()).into());
+    set("APIARY_LINKS", wiring::links_variable(links).into());
+    set("NOTIFY_SOCKET", wiring::notify_path(run, name).into());
+    if let Some(watchdog) = component.watchdog {
+        set("WATCHDOG_USEC", watchdog.0.as_micros().to_string().into());
+    }
+    for (variable, value) in &component.env {
+        if value.applies(settings.standalone) {
+            let value = value
+                .value()
+                .replace("{run}", &run.to_string_lossy())
+                .replace("{state}", &settings.state_dir.to_string_lossy());
+            set(variable, value.into());
+        }
+    }
+    env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Side;
+
+    fn settings(standalone: bool) -> Settings {
+        Settings {
+            side: Side::Cloud,
+            standalone,
+            config: "/etc/apiary/cloudcore.yaml".into(),
+            state_dir: "/s".into(),
+            run_dir: "/r".into(),
+            exec_dir: "/x".into(),
+            manifest_name: "cloud.toml".to_owned(),
+            manifest: Side::Cloud.manifest().to_owned(),
+            check: false,
+        }
+    }
+
+    fn variables(standalone: bool, component: &str) -> Vec<(String, OsString)> {
+        let settings = settings(standalone);
+        let (manifest, _) = manifest::parse("m", &settings.manifest);
+        environment(&settings, component, &manifest.components[component], &[])
+    }
+
+    fn value(variables: &[(String, OsString)], name: &str) -> Option<String> {
+        variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.to_string_lossy().into_owned())
+    }
+
+    #[test]
+    fn component_is_told_its_directories_and_its_calls() {
+        let env = variables(true, "cloudhub");
+        assert_eq!(value(&env, "STATE_DIRECTORY").as_deref(), Some("/s/cloudhub"));
+        assert_eq!(value(&env, "RUNTIME_DIRECTORY").as_deref(), Some("/r/cloudhub"));
+        assert_eq!(
+            value(&env, "APIARY_CALLS").as_deref(),
+            Some("authority=/r/link/authority.cloudhub.sock;controllers=/r/link/controllers.cloudhub.sock")
+        );
+        assert_eq!(value(&env, "WATCHDOG_USEC").as_deref(), Some("30000000"));
+    }
+
+    #[test]
+    fn templates_are_filled_in_and_a_variable_of_another_mode_is_absent() {
+        let kubeconfig = value(&variables(true, "controllers"), "KUBECONFIG");
+        assert_eq!(kubeconfig.as_deref(), Some("/r/apiserver/controllers.kubeconfig"));
+        assert_eq!(value(&variables(false, "controllers"), "KUBECONFIG"), None);
+    }
+
+    #[test]
+    fn start_error_lists_every_finding() {
+        let mut settings = settings(false);
+        settings.manifest = "[component.a]\nrank = 1\n[component.b]\nrank = 2\nx = 1".to_owned();
+        let error = checked_manifest(&settings).expect_err("two mistakes");
+        let text = error.to_string();
+        assert!(text.starts_with("the manifest has 2 findings\n  cloud.toml: component a: "), "{text}");
+        assert!(text.contains("\n  cloud.toml: component b: x = \"1\": unknown key"), "{text}");
+    }
+}

@@ -1,0 +1,383 @@
+//! The event loop: carries out what [`crate::policy`] and [`crate::order`] decide.
+
+mod part;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use ipc::{Admission, Fail, Identity};
+use launch::{Exit, Process};
+use proto::control::{self, ControlError, ControlServer, StatusReply};
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::accounts;
+use crate::cli::Settings;
+use crate::control::{Control, Request};
+use crate::logs::{Logs, Sink, unix_millis};
+use crate::manifest::Manifest;
+use crate::notify::Notice;
+use crate::order::{self, Member};
+use crate::policy::{Action, Event, State};
+use crate::setup::{self, RunLock, StartError};
+use crate::wiring;
+use part::{Part, Running};
+
+/// News waits here for the loop; whoever brings more waits itself.
+const QUEUE: usize = 64;
+
+/// What the loop reacts to, besides signals and the clock.
+#[derive(Debug)]
+enum Input {
+    /// A component wrote to its notify socket.
+    Notice { part: usize, pid: u32, notice: Notice },
+    /// A process ended.
+    Ended { part: usize, pid: u32, exit: Exit },
+    /// Somebody asks.
+    Control(Request),
+}
+
+impl From<Request> for Input {
+    fn from(request: Request) -> Self {
+        Self::Control(request)
+    }
+}
+
+struct Supervisor<'a> {
+    settings: &'a Settings,
+    parts: Vec<Part>,
+    logs: Arc<Logs>,
+    inputs: mpsc::Sender<Input>,
+    /// Unix milliseconds of our own start, in the upper bits of every generation.
+    started_ms: u64,
+    stopping: bool,
+    /// Components ready, as last told to systemd; `None` before everything has had its turn.
+    announced: Option<usize>,
+    _lock: RunLock,
+}
+
+/// Starts everything, keeps it running, and returns after an ordered stop.
+pub async fn run(settings: &Settings, manifest: Manifest, sink: Sink) -> Result<(), StartError> {
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |source| StartError::Io { what, source }
+    };
+    // Before anything is started, so that an early signal stops it in order, too.
+    let mut terminate = signal(SignalKind::terminate()).map_err(io("watch for SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(io("watch for SIGINT"))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(io("watch for SIGHUP"))?;
+
+    let lock = setup::take_directories(settings)?;
+    let prepared = setup::prepare(settings, &manifest)?;
+    let (sender, mut inputs) = mpsc::channel(QUEUE);
+    let logs = Arc::new(Logs::new(sink));
+    let names = prepared.iter().map(|(part, _)| part.name.clone()).collect();
+    let started_ms = unix_millis(SystemTime::now());
+    let control = ipc::Server::new(
+        Identity::new(settings.side.program(), started_ms << 16),
+        ControlServer::new(Control::new(sender.clone(), Arc::clone(&logs), names)),
+    );
+    let control_path = wiring::control_path(&settings.run_dir);
+    let listener = ipc::bind(&control_path, 0o660).map_err(io("bind the control socket"))?;
+    control.serve(listener, Admission::AnyUser).map_err(|error| StartError::Io {
+        what: format!("serve {}", control_path.display()),
+        source: std::io::Error::other(error),
+    })?;
+
+    let mut supervisor = Supervisor {
+        settings,
+        parts: prepared.into_iter().map(Part::new).collect(),
+        logs,
+        inputs: sender,
+        started_ms,
+        stopping: false,
+        announced: None,
+        _lock: lock,
+    };
+    supervisor.listen();
+    supervisor.say_hello();
+    loop {
+        supervisor.drive();
+        if supervisor.is_done() {
+            break;
+        }
+        let deadline = supervisor.parts.iter().filter_map(|part| part.machine.deadline()).min();
+        tokio::select! {
+            // Its sender is in `supervisor`, so the queue is never closed.
+            Some(input) = inputs.recv() => supervisor.handle(input),
+            () = sleep_until(deadline) => supervisor.tick(),
+            () = received(&mut terminate) => supervisor.stop("SIGTERM"),
+            () = received(&mut interrupt) => supervisor.stop("SIGINT"),
+            () = received(&mut hangup) => tracing::info!("SIGHUP ignored: components restart one by one, with edgectl restart"),
+        }
+    }
+    // A supervisor that comes next replaces sockets; one that is gone leaves none to talk to.
+    let _ = std::fs::remove_file(control_path);
+    tracing::info!("everything stopped");
+    Ok(())
+}
+
+async fn received(signal: &mut Signal) {
+    if signal.recv().await.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Supervisor<'_> {
+    /// One task per notify socket, for as long as we run.
+    fn listen(&mut self) {
+        for (part, component) in self.parts.iter_mut().enumerate() {
+            let Some(socket) = component.take_notify() else { continue };
+            let (inputs, name) = (self.inputs.clone(), component.name().to_owned());
+            tokio::spawn(async move {
+                loop {
+                    match socket.receive().await {
+                        Ok((pid, notice)) => {
+                            if inputs.send(Input::Notice { part, pid, notice }).await.is_err() {
+                                return;
+                            }
+                        }
+                        Err(error) => {
+                            tracing::error!(component = name, %error, "could not read the notify socket");
+                            // Should it last, once a second is enough to say so.
+                            tokio::time::sleep(Duration::from_secs(1)).await;
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    fn say_hello(&self) {
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            side = self.settings.side.program(),
+            manifest = self.settings.manifest_name,
+            run_dir = %self.settings.run_dir.display(),
+            state_dir = %self.settings.state_dir.display(),
+            "supervisor started",
+        );
+        if accounts::own_uid() != 0 {
+            tracing::warn!(
+                uid = accounts::own_uid(),
+                "not root: every component runs under this uid, and they are not protected from each other",
+            );
+        }
+        for part in &self.parts {
+            for missing in &part.prepared.degraded {
+                tracing::warn!(component = part.name(), "component is degraded: {missing}");
+            }
+        }
+    }
+
+    /// Starts or stops whatever has its turn.
+    fn drive(&mut self) {
+        loop {
+            let members: Vec<Member> = self.parts.iter().map(Part::member).collect();
+            let rank = if self.stopping { order::may_stop(&members) } else { order::may_start(&members) };
+            let Some(rank) = rank else { break };
+            let due: Vec<usize> = (0..self.parts.len())
+                .filter(|index| match (self.stopping, members[*index]) {
+                    (true, member) => member.rank == rank && !self.parts[*index].told_to_stop,
+                    (false, member) => member.rank <= rank && member.at_rest && !member.settled,
+                })
+                .collect();
+            if due.is_empty() {
+                break;
+            }
+            // A start may fail on the spot, and a stop find nothing to do: then it is the next rank's turn.
+            for index in due {
+                self.parts[index].told_to_stop = self.stopping;
+                self.apply(index, if self.stopping { Event::Stop } else { Event::Start });
+            }
+        }
+        self.announce();
+    }
+
+    fn is_done(&self) -> bool {
+        self.stopping && self.parts.iter().all(|part| part.machine.at_rest())
+    }
+
+    /// Tells systemd, once everything has had its turn: a component that fails must not make systemd end the others.
+    fn announce(&mut self) {
+        if self.stopping || !self.parts.iter().all(|part| part.machine.settled()) {
+            return;
+        }
+        let ready = self.parts.iter().filter(|part| part.is_ready()).count();
+        if self.announced == Some(ready) {
+            return;
+        }
+        let first = self.announced.replace(ready).is_none();
+        let status = format!("{ready} of {} components ready", self.parts.len());
+        let status = sd_notify::NotifyState::Status(&status);
+        // Does nothing outside systemd.
+        let _ = if first {
+            sd_notify::notify(&[sd_notify::NotifyState::Ready, status])
+        } else {
+            sd_notify::notify(&[status])
+        };
+    }
+
+    fn stop(&mut self, signal: &str) {
+        if self.stopping {
+            tracing::warn!(signal, "told to stop again: killing what is left");
+            for running in self.parts.iter().filter_map(|part| part.running.as_ref()) {
+                report(running.process.kill(), "kill a component");
+            }
+            return;
+        }
+        tracing::info!(signal, "stopping");
+        self.stopping = true;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        for index in 0..self.parts.len() {
+            if self.parts[index].machine.deadline().is_some_and(|deadline| deadline <= now) {
+                self.apply(index, Event::Tick);
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        match input {
+            Input::Notice { part: index, pid, notice } => {
+                let part = &mut self.parts[index];
+                // News of an earlier process, or of a child of this one.
+                if part.running.as_ref().is_none_or(|running| running.process.pid() != pid) {
+                    return;
+                }
+                if let Some(status) = notice.status {
+                    part.status_text = status;
+                }
+                if notice.ready {
+                    self.apply(index, Event::Ready);
+                }
+                if notice.alive {
+                    self.apply(index, Event::Alive);
+                }
+            }
+            Input::Ended { part: index, pid, exit } => {
+                let part = &mut self.parts[index];
+                if part.running.as_ref().is_some_and(|running| running.process.pid() == pid) {
+                    part.ended(exit);
+                    let code = match exit {
+                        Exit::Code(code) => Some(code),
+                        Exit::Signal(_) => None,
+                    };
+                    self.apply(index, Event::Ended { code });
+                }
+            }
+            // Whoever asked may have left.
+            Input::Control(Request::Status(answer)) => drop(answer.send(self.status())),
+            Input::Control(Request::Restart(name, answer)) => self.restart(&name, answer),
+        }
+    }
+
+    fn restart(
+        &mut self,
+        name: &str,
+        answer: oneshot::Sender<Result<control::Component, Fail<ControlError>>>,
+    ) {
+        let Some(index) = self.parts.iter().position(|part| part.name() == name) else { return };
+        if self.stopping {
+            let _ = answer.send(Err(Fail::new(ControlError::NotReady, "the supervisor is stopping")));
+            return;
+        }
+        self.parts[index].waiting.push(answer);
+        self.apply(index, Event::Restart);
+    }
+
+    /// Lets the policy decide about one event, carries the decision out, and says what came of it.
+    fn apply(&mut self, index: usize, mut event: Event) {
+        loop {
+            let part = &mut self.parts[index];
+            let before = part.machine.state();
+            let action = part.machine.step(event, Instant::now(), fastrand::f64());
+            match action {
+                None => {}
+                Some(Action::Terminate) => part.terminate(),
+                Some(Action::Kill(cause)) => part.kill(cause),
+                Some(Action::Launch) => {
+                    if let Err(error) = self.launch(index) {
+                        let part = &mut self.parts[index];
+                        tracing::error!(component = part.name(), %error, "component could not be started");
+                        part.last_exit = error.to_string();
+                        event = Event::Ended { code: None };
+                        continue;
+                    }
+                }
+            }
+            let part = &mut self.parts[index];
+            part.note_change(before);
+            part.answer_waiting();
+            return;
+        }
+    }
+
+    fn launch(&mut self, index: usize) -> Result<(), StartError> {
+        let part = &mut self.parts[index];
+        let generation = (self.started_ms << 16) + part.count_launch();
+        let child = launch::launch(&part.plan(self.settings, generation)).map_err(|error| {
+            StartError::Io { what: "launch".to_owned(), source: std::io::Error::other(error) }
+        })?;
+        let watch = |source| StartError::Io { what: "watch the new process".to_owned(), source };
+        let (process, output) = Process::watch(child).map_err(watch)?;
+        let process = Arc::new(process);
+        let pid = process.pid();
+        tracing::info!(component = part.name(), child_pid = pid, generation, "component started");
+
+        let (logs, name) = (Arc::clone(&self.logs), part.name().to_owned());
+        let output = pipe::Receiver::from_owned_fd(output).map_err(watch)?;
+        tokio::spawn(async move { logs.drain(&name, pid, generation, output).await });
+
+        let (inputs, watched) = (self.inputs.clone(), Arc::clone(&process));
+        tokio::spawn(async move {
+            let exit = watched.ended().await.unwrap_or_else(|error| {
+                // Impossible for a child of ours that nobody else reaps; treated as a crash.
+                tracing::error!(%error, pid, "could not learn how a component ended");
+                Exit::Signal(0)
+            });
+            let _ = inputs.send(Input::Ended { part: index, pid, exit }).await;
+        });
+        part.running = Some(Running { process, generation, since: Instant::now() });
+        Ok(())
+    }
+
+    fn status(&self) -> StatusReply {
+        StatusReply {
+            components: self.parts.iter().map(Part::status).collect(),
+            supervisor: self.settings.side.program().to_owned(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            single_uid: accounts::own_uid() != 0,
+        }
+    }
+}
+
+fn report(result: std::io::Result<()>, what: &str) {
+    if let Err(error) = result {
+        tracing::error!(%error, "could not {what}");
+    }
+}
+
+/// The word for a state in `edgectl status`.
+fn state_word(state: State) -> &'static str {
+    match state {
+        State::Stopped => "stopped",
+        State::Starting { .. } => "starting",
+        State::Ready { .. } => "ready",
+        State::Ending { .. } => "stopping",
+        State::Backoff { .. } => "backoff",
+        State::Failed => "failed",
+    }
+}

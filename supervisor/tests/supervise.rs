@@ -1,0 +1,351 @@
+//! A real supervisor with real components (`examples/probe.rs`), as root or not.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use ipc::{CallError, Channel, Identity};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proto::control::{Component, ControlClient, ControlError, LogsRequest, RestartRequest, StatusRequest};
+use tempfile::TempDir;
+
+/// For what takes milliseconds, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Users that every distribution has, for a run as root.
+const USERS: [&str; 3] = ["daemon", "bin", "nobody"];
+
+/// A manifest of components named `a`, `b`, …, each given by its rank, its behaviour and further lines.
+fn manifest(components: &[(u8, &str, &str)]) -> String {
+    let block = |(n, (rank, behaviour, more)): (usize, &(u8, &str, &str))| {
+        let (name, user) = (char::from(b'a' + u8::try_from(n).expect("few")), USERS[n]);
+        let defaults = [("ready_timeout", "20s"), ("drain", "5s")]
+            .iter()
+            .filter(|(key, _)| !more.contains(key))
+            .fold(String::new(), |text, (key, value)| text + &format!("{key} = \"{value}\"\n"));
+        format!(
+            "[component.{name}]\nrank = {rank}\nexec = \"probe\"\nuser = \"{user}\"\n{defaults}\
+             env = {{ PROBE = \"{behaviour}\" }}\n{more}\n"
+        )
+    };
+    components.iter().enumerate().map(block).collect()
+}
+
+struct Supervisor {
+    folder: TempDir,
+    child: Child,
+}
+
+impl Supervisor {
+    fn start(manifest: &str) -> Self {
+        let folder = tempfile::tempdir().expect("tempdir");
+        fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+        fs::copy(probe(), folder.path().join("probe")).expect("probe");
+        fs::write(folder.path().join("manifest.toml"), manifest).expect("manifest");
+        let child = spawn(folder.path());
+        Self { folder, child }
+    }
+
+    fn pid(child: &Child) -> Pid {
+        Pid::from_raw(i32::try_from(child.id()).expect("pid"))
+    }
+
+    fn client(&self) -> ControlClient {
+        let path = self.folder.path().join("run/control.sock");
+        ControlClient::new(Channel::new(path, Identity::new("test", 1)))
+    }
+
+    async fn components(&self) -> Vec<Component> {
+        self.client().status(StatusRequest {}).await.expect("status").components
+    }
+
+    async fn component(&self, name: &str) -> Component {
+        let all = self.components().await;
+        all.into_iter().find(|component| component.name == name).expect("component")
+    }
+
+    /// Asks until `found` says yes.
+    async fn until(&self, name: &str, found: impl Fn(&Component) -> bool) -> Component {
+        let begin = Instant::now();
+        loop {
+            let component = self.component(name).await;
+            if found(&component) {
+                return component;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{component:?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn until_ready(&self, name: &str) -> Component {
+        self.until(name, |component| component.state == "ready").await
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).expect("log")
+    }
+
+    /// Ends it in order.
+    fn stop(&mut self) -> ExitStatus {
+        kill(Self::pid(&self.child), Signal::SIGTERM).expect("signal");
+        self.child.wait().expect("wait")
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        // With it, its components.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn probe() -> PathBuf {
+    let profile = Path::new(env!("CARGO_BIN_EXE_edgecore")).parent().expect("target folder");
+    let probe = profile.join("examples/probe");
+    assert!(probe.exists(), "{} is missing: `cargo build -p supervisor --example probe`", probe.display());
+    probe
+}
+
+fn spawn(folder: &Path) -> Child {
+    let log = fs::File::options().create(true).append(true).open(folder.join("log")).expect("log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edgecore"));
+    for (option, name) in [
+        ("--config", "edgecore.yaml"),
+        ("--state-dir", "state"),
+        ("--run-dir", "run"),
+        ("--exec-dir", ""),
+        ("--manifest", "manifest.toml"),
+    ] {
+        command.arg(option).arg(folder.join(name));
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("edgecore")
+}
+
+fn kill_9(component: &Component) {
+    kill(Pid::from_raw(i32::try_from(component.pid).expect("pid")), Signal::SIGKILL).expect("kill");
+}
+
+fn is_alive(pid: u32) -> bool {
+    // A zombie whose parent is gone is reaped by somebody else, some time.
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[tokio::test]
+async fn killed_component_is_back_at_once_and_the_others_do_not_notice() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "ready", ""), (2, "ready", "")]));
+    let (a, b) = (supervisor.until_ready("a").await, supervisor.until_ready("b").await);
+    assert_eq!(a.status_text, "serving");
+    let begin = Instant::now();
+    kill_9(&a);
+    let again = supervisor.until("a", |now| now.state == "ready" && now.pid != a.pid).await;
+    println!("back after {:?}", begin.elapsed());
+    assert_eq!(again.generation, a.generation + 1);
+    assert_eq!(again.restarts, 1);
+    assert_eq!(again.last_exit, "killed by SIGKILL");
+    assert!(again.pss_kib > 0);
+    assert_eq!(supervisor.component("b").await.pid, b.pid);
+}
+
+#[tokio::test]
+async fn component_that_is_never_ready_is_killed_and_does_not_hold_up_the_next_rank() {
+    let supervisor =
+        Supervisor::start(&manifest(&[(1, "mute", "ready_timeout = \"200ms\""), (2, "ready", "")]));
+    supervisor.until_ready("b").await;
+    let a = supervisor.until("a", |a| a.restarts > 0).await;
+    assert_eq!(a.last_exit, "not ready in 200ms: killed by SIGKILL");
+}
+
+#[tokio::test]
+async fn bad_configuration_is_left_alone_until_asked_for() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "config", ""), (2, "ready", "")]));
+    supervisor.until_ready("b").await;
+    let a = supervisor.component("a").await;
+    assert_eq!((a.state.as_str(), a.pid, a.restarts), ("failed", 0, 0));
+    assert_eq!(a.last_exit, "exit code 78: bad configuration, see its log");
+    let error =
+        supervisor.client().restart(RestartRequest { component: "a".into() }).await.expect_err("not ready");
+    let CallError::Failed { code, message } = error else { panic!("{error:?}") };
+    assert_eq!(code, ControlError::NotReady);
+    assert!(message.contains("exit code 78"), "{message}");
+    assert_eq!(supervisor.component("a").await.restarts, 1);
+}
+
+#[tokio::test]
+async fn crash_loop_waits_longer_and_longer() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "crash", "restart = { floor = \"40ms\" }")]));
+    let a = supervisor.until("a", |a| a.state == "backoff" && a.restarts >= 3).await;
+    assert!(a.next_start_ms > 0 && a.last_exit == "exit code 1", "{a:?}");
+}
+
+#[tokio::test]
+async fn program_that_is_not_there_is_a_clear_reason_and_tried_again() {
+    let text = manifest(&[(1, "ready", "")]).replace("\"probe\"", "\"missing\"");
+    let supervisor = Supervisor::start(&text);
+    let a = supervisor.until("a", |a| a.restarts >= 1).await;
+    assert!(
+        a.last_exit.contains("launch step \"exec\"") && a.last_exit.contains("missing"),
+        "{}",
+        a.last_exit
+    );
+    fs::copy(probe(), supervisor.folder.path().join("missing")).expect("probe");
+    supervisor.until_ready("a").await;
+}
+
+#[tokio::test]
+async fn silent_component_is_killed_by_its_watchdog_and_a_talking_one_is_not() {
+    let watchdog = "watchdog = \"1s\"";
+    let supervisor = Supervisor::start(&manifest(&[(1, "silent", watchdog), (1, "ready", watchdog)]));
+    let b = supervisor.until_ready("b").await;
+    let a = supervisor.until("a", |a| a.restarts >= 1 && a.state == "ready").await;
+    assert_eq!(a.last_exit, "silent for 1s: killed by SIGKILL");
+    assert_eq!(supervisor.component("b").await.pid, b.pid);
+}
+
+#[tokio::test]
+async fn restart_on_request_drains_and_answers_when_ready() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "ready", "")]));
+    let before = supervisor.until_ready("a").await;
+    let reply =
+        supervisor.client().restart(RestartRequest { component: "a".into() }).await.expect("restarted");
+    let after = reply.component.expect("component");
+    assert_eq!((after.state.as_str(), after.generation), ("ready", before.generation + 1));
+    assert_eq!(after.last_exit, "exit code 0");
+    assert!(supervisor.log().contains("a drained"));
+}
+
+#[tokio::test]
+async fn request_for_an_unknown_component_names_those_there_are() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "ready", "")]));
+    let request = RestartRequest { component: "z".into() };
+    let error = supervisor.client().restart(request).await.expect_err("unknown");
+    let CallError::Failed { code, message } = error else { panic!("{error:?}") };
+    assert_eq!(code, ControlError::NoComponent);
+    assert!(message.ends_with("there are a"), "{message}");
+}
+
+#[tokio::test]
+async fn sigterm_stops_in_reverse_order_and_exits_with_success() {
+    let mut supervisor =
+        Supervisor::start(&manifest(&[(1, "ready", ""), (3, "ready", ""), (2, "ready", "")]));
+    supervisor.until_ready("b").await;
+    assert!(supervisor.stop().success());
+    let log = supervisor.log();
+    let place = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text:?} is not in\n{log}"));
+    assert!(place("b drained") < place("c drained") && place("c drained") < place("a drained"));
+    assert!(!supervisor.folder.path().join("run/control.sock").exists());
+}
+
+#[tokio::test]
+async fn component_that_does_not_drain_is_killed_at_its_deadline() {
+    let mut supervisor = Supervisor::start(&manifest(&[(1, "stubborn", "drain = \"100ms\"")]));
+    supervisor.until_ready("a").await;
+    assert!(supervisor.stop().success());
+    assert!(supervisor.log().contains("not drained in 100ms: killed by SIGKILL"), "{}", supervisor.log());
+}
+
+#[tokio::test]
+async fn components_die_with_their_supervisor_and_the_next_one_starts_anew() {
+    let mut supervisor = Supervisor::start(&manifest(&[(1, "ready", ""), (2, "ready", "")]));
+    let (a, b) = (supervisor.until_ready("a").await, supervisor.until_ready("b").await);
+    supervisor.child.kill().expect("kill");
+    supervisor.child.wait().expect("wait");
+    let begin = Instant::now();
+    while is_alive(a.pid) || is_alive(b.pid) {
+        assert!(begin.elapsed() < PATIENCE, "components outlive their supervisor");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    supervisor.child = spawn(supervisor.folder.path());
+    let again = supervisor.until_ready("b").await;
+    assert!(again.generation > b.generation);
+}
+
+#[tokio::test]
+async fn second_supervisor_of_the_same_run_directory_is_refused() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "ready", "")]));
+    supervisor.until_ready("a").await;
+    let status = spawn(supervisor.folder.path()).wait().expect("wait");
+    assert_eq!(status.code(), Some(1));
+    assert!(supervisor.log().contains("another supervisor runs in"), "{}", supervisor.log());
+    supervisor.until_ready("a").await;
+}
+
+#[tokio::test]
+async fn log_lines_are_kept_and_annotated() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "ready", ""), (2, "ready", "calls = {}")]));
+    let a = supervisor.until_ready("a").await;
+    let request = LogsRequest { component: "a".into(), follow: true, tail: 0 };
+    let mut lines = supervisor.client().logs(request).await.expect("logs");
+    let first = lines.next().await.expect("line").expect("no error");
+    assert_eq!((first.line.as_str(), first.pid), ("a was started with \"\"", a.pid));
+    let second = lines.next().await.expect("line").expect("no error");
+    assert!(second.line.contains("hello from a"));
+    assert!(supervisor.log().contains(&format!(
+        "{{\"level\":\"INFO\",\"message\":\"hello from a\",\"component\":\"a\",\"pid\":{},\"generation\":{}}}",
+        a.pid, a.generation
+    )));
+    // Follows into the next process.
+    kill_9(&a);
+    let third = lines.next().await.expect("line").expect("no error");
+    assert_eq!(third.generation, a.generation + 1);
+}
+
+#[tokio::test]
+async fn component_runs_as_its_user_in_directories_of_its_own() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "ready", "")]));
+    let a = supervisor.until_ready("a").await;
+    let me = nix::unistd::geteuid();
+    let expected = if me.is_root() {
+        nix::unistd::User::from_name(USERS[0]).expect("lookup").expect("user").uid
+    } else {
+        me
+    };
+    assert_eq!(a.uid, expected.as_raw());
+    let status = fs::read_to_string(format!("/proc/{}/status", a.pid)).expect("status");
+    assert!(status.contains(&format!("Uid:\t{expected}\t{expected}\t{expected}\t{expected}\n")), "{status}");
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("CapEff:\t0000000000000000"));
+    for (folder, mode) in [("state/a", 0o700), ("run/a", 0o711)] {
+        let meta = fs::metadata(supervisor.folder.path().join(folder)).expect("folder");
+        assert_eq!(meta.permissions().mode() & 0o7777, mode, "{folder}");
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&meta), expected.as_raw(), "{folder}");
+    }
+}
+
+#[tokio::test]
+async fn supervisor_lives_on_when_nobody_reads_its_log() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+    fs::copy(probe(), folder.path().join("probe")).expect("probe");
+    fs::write(folder.path().join("manifest.toml"), manifest(&[(1, "ready", "")])).expect("manifest");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_edgecore"))
+        .arg("--run-dir")
+        .arg(folder.path().join("run"))
+        .arg("--state-dir")
+        .arg(folder.path().join("state"))
+        .arg("--exec-dir")
+        .arg(folder.path())
+        .arg("--manifest")
+        .arg(folder.path().join("manifest.toml"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("edgecore");
+    drop(child.stderr.take());
+    let supervisor = Supervisor { folder, child };
+    let a = supervisor.until_ready("a").await;
+    kill_9(&a);
+    supervisor.until("a", |now| now.state == "ready" && now.pid != a.pid).await;
+}
+
+#[test]
+fn bad_manifest_ends_with_78_and_every_finding() {
+    let text = manifest(&[(1, "ready", "colour = \"red\""), (0, "ready", "network = \"host\"")]);
+    let mut supervisor = Supervisor::start(&text);
+    assert_eq!(supervisor.child.wait().expect("wait").code(), Some(78));
+    let log = supervisor.log();
+    for part in ["3 findings", "component a: colour", "component b: rank", "component b: network"] {
+        assert!(log.contains(part), "{part:?} is not in\n{log}");
+    }
+}
