@@ -28,6 +28,21 @@ pub const INTERFACES: [&str; 5] = ["metamanager", "keyholder", "authority", "con
 pub const RUNTIME_INTERFACES: [(&str, &str); 2] =
     [("cri.proto", "runtime.v1"), ("containerd_events.proto", "containerd.services.events.v1")];
 
+/// Messages that carry objects, secrets or tokens: their `Debug` shows no field, so that no log line can.
+const REDACTED: [(&str, &str); 11] = [
+    ("metamanager", "Object"),
+    ("metamanager", "Change"),
+    ("metamanager", "SubmitRequest"),
+    ("metamanager", "QueryRequest"),
+    ("metamanager", "QueryReply"),
+    ("controllers", "DownstreamMessage"),
+    ("controllers", "UpstreamRequest"),
+    ("controllers", "UpstreamReply"),
+    ("controllers", "PublishTokenRequest"),
+    ("authority", "MintTokenReply"),
+    ("authority", "SignNodeRequest"),
+];
+
 /// Generates everything that `proto_dir` (the repository's `proto/`) describes below `out_dir`, which has the same
 /// layout. Returns the files written, relative to `out_dir`.
 pub fn generate(proto_dir: &Path, out_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -60,9 +75,24 @@ fn interface(proto_dir: &Path, name: &str) -> anyhow::Result<String> {
     let (generator, faults) = Generator::new();
     let mut config = prost_build::Config::new();
     config.bytes(["."]).service_generator(Box::new(generator));
-    let code = config.generate(requests)?.remove(&module).context("the file is empty")?;
+    let redacted = || REDACTED.iter().filter(|(interface, _)| *interface == name);
+    config.skip_debug(redacted().map(|(_, message)| format!(".apiary.{name}.v1.{message}")));
+    let mut code = config.generate(requests)?.remove(&module).context("the file is empty")?;
     faults.check()?;
+    code.extend(redacted().map(|(_, message)| without_fields(message)));
     Ok(code)
+}
+
+/// A `Debug` that names the message and shows that there is more.
+fn without_fields(message: &str) -> String {
+    format!(
+        "impl ::core::fmt::Debug for {message} {{
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {{
+        f.debug_struct({message:?}).finish_non_exhaustive()
+    }}
+}}
+"
+    )
 }
 
 /// Client and server (for tests) by tonic.

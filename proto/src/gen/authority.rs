@@ -13,11 +13,13 @@ pub struct MintTokenRequest {
     pub ttl_seconds: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct MintTokenReply {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct SignNodeRequest {
     #[prost(string, tag = "1")]
     pub node_name: ::prost::alloc::string::String,
@@ -29,6 +31,7 @@ pub struct SignNodeRequest {
 /// Nested message and enum types in `SignNodeRequest`.
 pub mod sign_node_request {
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[prost(skip_debug)]
     pub enum Proof {
         /// The JWT part of the join token.
         #[prost(string, tag = "3")]
@@ -362,5 +365,15 @@ impl<T: Authority> ipc::Service for AuthorityServer<T> {
             }
             _ => Err(call.unknown()),
         }
+    }
+}
+impl ::core::fmt::Debug for MintTokenReply {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("MintTokenReply").finish_non_exhaustive()
+    }
+}
+impl ::core::fmt::Debug for SignNodeRequest {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("SignNodeRequest").finish_non_exhaustive()
     }
 }

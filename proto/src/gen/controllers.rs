@@ -5,6 +5,7 @@ pub struct DownstreamRequest {
     pub node: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct DownstreamMessage {
     /// KubeEdge envelope, JSON.
     #[prost(bytes = "bytes", tag = "1")]
@@ -34,6 +35,7 @@ pub struct AcknowledgedRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AcknowledgedReply {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct UpstreamRequest {
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
@@ -41,11 +43,13 @@ pub struct UpstreamRequest {
     pub message: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct UpstreamReply {
     #[prost(bytes = "bytes", optional, tag = "1")]
     pub answer: ::core::option::Option<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct PublishTokenRequest {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
@@ -350,5 +354,25 @@ impl<T: Controllers> ipc::Service for ControllersServer<T> {
             }
             _ => Err(call.unknown()),
         }
+    }
+}
+impl ::core::fmt::Debug for DownstreamMessage {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("DownstreamMessage").finish_non_exhaustive()
+    }
+}
+impl ::core::fmt::Debug for UpstreamRequest {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("UpstreamRequest").finish_non_exhaustive()
+    }
+}
+impl ::core::fmt::Debug for UpstreamReply {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("UpstreamReply").finish_non_exhaustive()
+    }
+}
+impl ::core::fmt::Debug for PublishTokenRequest {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("PublishTokenRequest").finish_non_exhaustive()
     }
 }

@@ -11,6 +11,7 @@ pub struct Key {
     pub name: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct Object {
     #[prost(message, optional, tag = "1")]
     pub key: ::core::option::Option<Key>,
@@ -27,6 +28,7 @@ pub struct Object {
     pub json: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct Change {
     #[prost(message, optional, tag = "1")]
     pub key: ::core::option::Option<Key>,
@@ -79,7 +81,7 @@ pub mod watch_event {
     pub enum Event {
         #[prost(message, tag = "1")]
         Put(super::Object),
-        /// `json` is the last known object.
+        /// `json` is the last known object; empty for `secret` and `serviceaccounttoken`, whose bodies are not kept.
         #[prost(message, tag = "2")]
         Delete(super::Object),
         /// Everything up to this revision has been sent. Sent after the first listing and after catching up.
@@ -93,6 +95,7 @@ pub mod watch_event {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct SubmitRequest {
     #[prost(enumeration = "UploadKind", tag = "1")]
     pub kind: i32,
@@ -157,6 +160,7 @@ pub struct Delivery {
     pub message: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct QueryRequest {
     #[prost(message, optional, tag = "1")]
     pub key: ::core::option::Option<Key>,
@@ -165,6 +169,7 @@ pub struct QueryRequest {
     pub json: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct QueryReply {
     #[prost(bytes = "bytes", tag = "1")]
     pub json: ::prost::bytes::Bytes,
@@ -187,7 +192,6 @@ pub enum MetaManagerError {
     Compacted = 3,
     Offline = 4,
     Forbidden = 5,
-    TimedOut = 6,
     /// The disk is full or failing: reads go on, this write did not happen.
     Storage = 7,
     /// The cloud refused the query for another reason; the message is the cloud's.
@@ -206,7 +210,6 @@ impl MetaManagerError {
             Self::Compacted => "META_MANAGER_ERROR_COMPACTED",
             Self::Offline => "META_MANAGER_ERROR_OFFLINE",
             Self::Forbidden => "META_MANAGER_ERROR_FORBIDDEN",
-            Self::TimedOut => "META_MANAGER_ERROR_TIMED_OUT",
             Self::Storage => "META_MANAGER_ERROR_STORAGE",
             Self::Refused => "META_MANAGER_ERROR_REFUSED",
         }
@@ -220,7 +223,6 @@ impl MetaManagerError {
             "META_MANAGER_ERROR_COMPACTED" => Some(Self::Compacted),
             "META_MANAGER_ERROR_OFFLINE" => Some(Self::Offline),
             "META_MANAGER_ERROR_FORBIDDEN" => Some(Self::Forbidden),
-            "META_MANAGER_ERROR_TIMED_OUT" => Some(Self::TimedOut),
             "META_MANAGER_ERROR_STORAGE" => Some(Self::Storage),
             "META_MANAGER_ERROR_REFUSED" => Some(Self::Refused),
             _ => None,
@@ -439,7 +441,7 @@ impl MetaManagerClient {
         self.caller.unary(&META_MANAGER.methods[5], &request, deadline).await
     }
     /// Asks the cloud for something the store does not have; an object in the answer is committed before the reply.
-    /// Errors: Offline at once without a cloud link, NotFound, Forbidden, TimedOut at the call's deadline. Caller: edged.
+    /// Errors: Offline at once without a cloud link, NotFound, Forbidden; past the call's deadline the bus itself answers. Caller: edged.
     pub async fn query(
         &self,
         request: QueryRequest,
@@ -544,7 +546,7 @@ impl MetaManagerBlockingClient {
         self.channel.unary(&META_MANAGER, &META_MANAGER.methods[5], &request, deadline)
     }
     /// Asks the cloud for something the store does not have; an object in the answer is committed before the reply.
-    /// Errors: Offline at once without a cloud link, NotFound, Forbidden, TimedOut at the call's deadline. Caller: edged.
+    /// Errors: Offline at once without a cloud link, NotFound, Forbidden; past the call's deadline the bus itself answers. Caller: edged.
     pub fn query(
         &self,
         request: QueryRequest,
@@ -623,7 +625,7 @@ pub trait MetaManager: Send + Sync + 'static {
         Output = Result<DeliveredReply, ipc::Fail<MetaManagerError>>,
     > + Send;
     /// Asks the cloud for something the store does not have; an object in the answer is committed before the reply.
-    /// Errors: Offline at once without a cloud link, NotFound, Forbidden, TimedOut at the call's deadline. Caller: edged.
+    /// Errors: Offline at once without a cloud link, NotFound, Forbidden; past the call's deadline the bus itself answers. Caller: edged.
     fn query(
         &self,
         peer: &ipc::Peer,
@@ -728,5 +730,30 @@ impl<T: MetaManager> ipc::Service for MetaManagerServer<T> {
             }
             _ => Err(call.unknown()),
         }
+    }
+}
+impl ::core::fmt::Debug for Object {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("Object").finish_non_exhaustive()
+    }
+}
+impl ::core::fmt::Debug for Change {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("Change").finish_non_exhaustive()
+    }
+}
+impl ::core::fmt::Debug for SubmitRequest {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("SubmitRequest").finish_non_exhaustive()
+    }
+}
+impl ::core::fmt::Debug for QueryRequest {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("QueryRequest").finish_non_exhaustive()
+    }
+}
+impl ::core::fmt::Debug for QueryReply {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("QueryReply").finish_non_exhaustive()
     }
 }
