@@ -160,13 +160,16 @@ impl Object {
     }
 }
 
-/// A hash of what the edge must act on. Of pods and nodes that is not the status: the edge wrote it.
+/// A hash of what the edge must act on. Of pods and nodes that is not the status, which the edge wrote, but for the
+/// conditions others write too: who finds a node silent sets its Ready, and its pods', and only the edge can set them back.
 fn essence(kind: Kind, object: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     let reported_by_edge = matches!(kind, Kind::Pod | Kind::Node);
     for (name, part) in object.as_object().into_iter().flatten() {
         match (name.as_str(), part) {
-            ("status", _) if reported_by_edge => {}
+            ("status", status) if reported_by_edge => {
+                conditions(kind, status).for_each(|c| c.hash(&mut hasher));
+            }
             ("metadata", Value::Object(metadata)) => {
                 for (name, part) in metadata {
                     // The generation rises with the spec, which is hashed itself.
@@ -179,6 +182,13 @@ fn essence(kind: Kind, object: &Value) -> u64 {
         }
     }
     hasher.finish()
+}
+
+/// Type and status of the conditions an edge must know the cloud's view of.
+fn conditions(kind: Kind, status: &Value) -> impl Iterator<Item = (String, String)> {
+    items(&status["conditions"])
+        .filter(move |condition| kind == Kind::Node || condition["type"] == "Ready")
+        .map(|condition| (condition["type"].to_string(), condition["status"].to_string()))
 }
 
 impl PodFacts {
@@ -310,12 +320,25 @@ mod tests {
     fn a_status_change_of_a_pod_is_no_change_for_the_edge() {
         let base = json!({
             "metadata": {"name": "p", "uid": "u", "resourceVersion": "1", "generation": 1, "labels": {"a": "b"}},
-            "spec": {"nodeName": "n"}, "status": {"phase": "Pending"},
+            "spec": {"nodeName": "n"},
+            "status": {"phase": "Pending", "conditions": [{"type": "Ready", "status": "True", "reason": ""}]},
         });
         assert!(!changed(Kind::Pod, &base, "/status/phase", json!("Running")));
+        assert!(!changed(Kind::Pod, &base, "/status/conditions/0/reason", json!("x")));
         assert!(!changed(Kind::Pod, &base, "/metadata/resourceVersion", json!("2")));
         assert!(changed(Kind::Pod, &base, "/metadata/labels/a", json!("c")));
         assert!(changed(Kind::Pod, &base, "/spec/nodeName", json!("m")));
+    }
+
+    #[test]
+    fn the_clouds_verdict_on_readiness_reaches_the_edge() {
+        let base = json!({
+            "metadata": {"name": "p", "uid": "u", "resourceVersion": "1"},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        for kind in [Kind::Pod, Kind::Node] {
+            assert!(changed(kind, &base, "/status/conditions/0/status", json!("False")));
+        }
     }
 
     #[test]

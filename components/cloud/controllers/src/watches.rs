@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::{DynamicResourceScope, ObjectMeta};
 use kube::runtime::watcher::{self, Event};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{Api, ApiError, CONFIG_MAPS, NODES, PODS, SECRETS};
+use crate::api::{Api, ApiError, CONFIG_MAPS, Collection, NODES, PODS, SECRETS};
 use crate::object::{Key, Kind};
 use crate::world::{Fetch, World};
 
@@ -75,6 +75,33 @@ impl kube::Resource for Raw {
     }
 }
 
+/// A watch of one collection as raw JSON. It resumes by itself; errors are reported and the caller decides when to ask on.
+pub(crate) fn raw(
+    client: kube::Client,
+    collection: Collection,
+    kind: &str,
+    config: watcher::Config,
+) -> impl Stream<Item = watcher::Result<Event<Value>>> + Send + use<> {
+    let api_version = match collection.group {
+        "" => collection.version.to_owned(),
+        group => format!("{group}/{}", collection.version),
+    };
+    let resource = ApiResource {
+        group: collection.group.to_owned(),
+        version: collection.version.to_owned(),
+        api_version,
+        kind: kind.to_owned(),
+        plural: collection.plural.to_owned(),
+    };
+    watcher::watcher(kube::Api::<Raw>::all_with(client, &resource), config).map_ok(|event| match event {
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(object.value),
+        Event::InitDone => Event::InitDone,
+        Event::Apply(object) => Event::Apply(object.value),
+        Event::Delete(object) => Event::Delete(object.value),
+    })
+}
+
 /// Which kinds have been listed completely, for readiness.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Progress {
@@ -95,19 +122,12 @@ pub(crate) async fn run(kind: Kind, api: Api, world: Arc<World>, progress: watch
             }
             continue;
         };
-        let resource = ApiResource {
-            group: String::new(),
-            version: "v1".to_owned(),
-            api_version: "v1".to_owned(),
-            kind: kind.name().to_owned(),
-            plural: kind.plural().to_owned(),
-        };
         let config = match kind {
             Kind::Node => watcher::Config::default().labels(EDGE_LABEL),
             Kind::Pod => watcher::Config::default().fields("spec.nodeName!="),
             Kind::ConfigMap | Kind::Secret => watcher::Config::default(),
         };
-        let mut events = pin!(watcher::watcher(kube::Api::<Raw>::all_with(client, &resource), config));
+        let mut events = pin!(raw(client, collection(kind), kind.name(), config));
         let mut retry = FIRST_RETRY;
         loop {
             let event = tokio::select! {
@@ -141,17 +161,26 @@ pub(crate) async fn run(kind: Kind, api: Api, world: Arc<World>, progress: watch
     }
 }
 
-fn apply(kind: Kind, world: &World, event: Event<Raw>) {
+fn apply(kind: Kind, world: &World, event: Event<Value>) {
     match event {
         Event::Init => world.list_began(kind),
-        Event::InitApply(object) => world.listed(kind, object.value),
+        Event::InitApply(object) => world.listed(kind, object),
         Event::InitDone => world.list_ended(kind),
-        Event::Apply(object) => world.changed(kind, object.value),
-        Event::Delete(object) => world.deleted(kind, object.value),
+        Event::Apply(object) => world.changed(kind, object),
+        Event::Delete(object) => world.deleted(kind, object),
     }
 }
 
-fn describe(error: &watcher::Error) -> String {
+fn collection(kind: Kind) -> Collection {
+    match kind {
+        Kind::Node => NODES,
+        Kind::ConfigMap => CONFIG_MAPS,
+        Kind::Secret => SECRETS,
+        Kind::Pod => PODS,
+    }
+}
+
+pub(crate) fn describe(error: &watcher::Error) -> String {
     use std::error::Error as _;
     match error.source() {
         Some(cause) => format!("{error}: {cause}"),
@@ -191,13 +220,7 @@ async fn fetch_one(api: &Api, world: &World, fetch: Fetch) {
 }
 
 async fn object(api: &Api, key: &Key) -> Result<Option<Value>, ApiError> {
-    let collection = match key.kind {
-        Kind::Node => NODES,
-        Kind::ConfigMap => CONFIG_MAPS,
-        Kind::Secret => SECRETS,
-        Kind::Pod => PODS,
-    };
-    match api.get(collection.object(&key.namespace, &key.name)).await {
+    match api.get(collection(key.kind).object(&key.namespace, &key.name)).await {
         Ok(content) => {
             let value =
                 content.parse("the object").map_err(|error| ApiError::Unavailable(error.to_string()))?;
