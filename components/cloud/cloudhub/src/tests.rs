@@ -379,17 +379,27 @@ async fn requests_carry_the_certificates_name_and_get_their_answer() {
 }
 
 #[tokio::test]
-async fn nothing_is_answered_while_the_api_is_away_and_a_bad_request_is_told_so() {
+async fn a_request_waits_while_the_api_is_away() {
     let bed = bed().await;
     let mut edge = bed.connect("edge-1").await;
     bed.script.unavailable.store(true, Ordering::SeqCst);
-    send(&mut edge, &query("ns/configmap/a")).await;
-    until(|| bed.script.upstream.lock().unwrap().len() == 1).await;
+    let waiting = query("ns/configmap/a");
+    send(&mut edge, &waiting).await;
+    until(|| bed.script.upstream.lock().unwrap().len() >= 2).await;
     bed.script.unavailable.store(false, Ordering::SeqCst);
+    let answer = receive(&mut edge).await;
+    assert_eq!(answer.header.parent_msg_id, waiting.header.msg_id);
+    assert!(answer.content.is_ok(), "answered once it could be, not refused before");
+}
+
+#[tokio::test]
+async fn a_request_nothing_supports_is_told_so() {
+    let bed = bed().await;
+    let mut edge = bed.connect("edge-1").await;
     let bad = query("ns/bad/a");
     send(&mut edge, &bad).await;
     let answer = receive(&mut edge).await;
-    assert_eq!(answer.header.parent_msg_id, bad.header.msg_id, "the first was left unanswered");
+    assert_eq!(answer.header.parent_msg_id, bad.header.msg_id);
     assert_eq!(answer.content.error_status().unwrap().unwrap().code, 400);
 }
 

@@ -33,6 +33,7 @@ pub(crate) fn check(facts: &Facts<'_>, request: &Request) -> Result<(), Denied> 
         if facts.names(&key) { Ok(()) } else { denied(format!("read {key}, which none of its pods names")) }
     };
     match request {
+        Request::GetClusterCa => Ok(()),
         Request::CreateNode { name, .. }
         | Request::UpdateNode { name, .. }
         | Request::GetNode { name }

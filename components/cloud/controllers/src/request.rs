@@ -6,23 +6,80 @@ use wire::{Operation, ResourcePath, WireError, WireMessage, kind};
 /// What an edge asks of the Kubernetes API.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Request {
-    CreateNode { name: String, node: Value },
-    UpdateNode { name: String, node: Value },
-    GetNode { name: String },
-    PatchNodeStatus { name: String, patch: String },
-    PatchPodStatus { namespace: String, name: String, patch: Value },
-    CreatePod { namespace: String, pod: Value },
-    DeletePod { namespace: String, name: String, options: Value },
-    GetConfigMap { namespace: String, name: String },
-    GetSecret { namespace: String, name: String },
-    GetVolume { name: String },
-    GetClaim { namespace: String, name: String },
-    GetAttachment { name: String },
-    CreateToken { namespace: String, account: String, body: Value },
-    Lease { namespace: String, name: String, action: LeaseAction },
-    CreateEvent { namespace: String, event: Value },
-    UpdateEvent { namespace: String, name: String, event: Value },
-    PatchEvent { namespace: String, name: String, event: Value, patch: String },
+    /// The certificate pods trust the API server by.
+    GetClusterCa,
+    CreateNode {
+        name: String,
+        node: Value,
+    },
+    UpdateNode {
+        name: String,
+        node: Value,
+    },
+    GetNode {
+        name: String,
+    },
+    PatchNodeStatus {
+        name: String,
+        patch: String,
+    },
+    PatchPodStatus {
+        namespace: String,
+        name: String,
+        patch: Value,
+    },
+    CreatePod {
+        namespace: String,
+        pod: Value,
+    },
+    DeletePod {
+        namespace: String,
+        name: String,
+        options: Value,
+    },
+    GetConfigMap {
+        namespace: String,
+        name: String,
+    },
+    GetSecret {
+        namespace: String,
+        name: String,
+    },
+    GetVolume {
+        name: String,
+    },
+    GetClaim {
+        namespace: String,
+        name: String,
+    },
+    GetAttachment {
+        name: String,
+    },
+    CreateToken {
+        namespace: String,
+        account: String,
+        body: Value,
+    },
+    Lease {
+        namespace: String,
+        name: String,
+        action: LeaseAction,
+    },
+    CreateEvent {
+        namespace: String,
+        event: Value,
+    },
+    UpdateEvent {
+        namespace: String,
+        name: String,
+        event: Value,
+    },
+    PatchEvent {
+        namespace: String,
+        name: String,
+        event: Value,
+        patch: String,
+    },
 }
 
 /// What shall happen to a lease.
@@ -50,6 +107,9 @@ pub(crate) enum BadRequest {
 impl Request {
     /// Reads a message in either form of `route.resource`. The node in it, if any, was put there by cloudhub.
     pub(crate) fn parse(message: &WireMessage) -> Result<Self, BadRequest> {
+        if message.route.resource == "k8s/ca.crt" || message.route.resource.ends_with("/k8s/ca.crt") {
+            return Ok(Self::GetClusterCa);
+        }
         let target: ResourcePath = message.route.resource.parse()?;
         let unsupported = || BadRequest::Unsupported {
             operation: message.route.operation.to_string(),

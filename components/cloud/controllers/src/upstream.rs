@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use wire::{Content, ErrStatus, ObjectResp, WireMessage, down};
+use wire::{Content, ErrStatus, ObjectResp, WireMessage, down, group, source};
 
 use crate::api::{self, Api, ApiError, ApiResult, PatchKind};
 use crate::policy::{self, Denied, Facts};
@@ -48,6 +48,11 @@ async fn carry_out(
     request: &Request,
 ) -> ApiResult<Option<Content>> {
     match request {
+        Request::GetClusterCa => {
+            let published = api.get(api::CONFIG_MAPS.object("kube-system", "kube-root-ca.crt")).await?;
+            let certificate = parsed(&published)?["data"]["ca.crt"].as_str().map(Content::text);
+            Ok(Some(certificate.unwrap_or_default()))
+        }
         Request::CreateNode { name, node } => create_node(api, name, node.clone()).await.map(Some),
         Request::UpdateNode { name, node } => update_node(api, name, node).await.map(Some),
         Request::GetNode { name } => api.get(api::NODES.object("", name)).await.map(Some),
@@ -125,6 +130,14 @@ fn answer(request: &Request, message: &WireMessage, object: Option<Content>) -> 
         .map(|metadata| metadata.resource_version)
         .unwrap_or_default();
     match (request, object) {
+        // KubeEdge's hub answers this one itself, without the controllers.
+        (Request::GetClusterCa, certificate) => {
+            let mut answer = message.reply(certificate.unwrap_or_default());
+            "k8s/ca.crt".clone_into(&mut answer.route.resource);
+            source::CLOUDHUB.clone_into(&mut answer.route.source);
+            group::RESOURCE.clone_into(&mut answer.route.group);
+            Some(answer)
+        }
         (Request::CreateEvent { .. } | Request::UpdateEvent { .. } | Request::PatchEvent { .. }, _) => None,
         (Request::CreateNode { .. } | Request::Lease { .. }, Some(object)) => {
             Some(down::answer_resp(message, "", &ObjectResp::success(object)))

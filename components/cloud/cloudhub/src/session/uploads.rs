@@ -1,6 +1,6 @@
 //! Brings an edge's requests to controllers and their answers back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -16,8 +16,12 @@ use super::lanes::Lanes;
 use super::{End, text};
 use crate::throttle::peer_warning;
 
-/// 30 s, during which a controllers process that restarts is waited for. KubeEdge's edge waits 60 s for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// 55 s, during which controllers or the Kubernetes API may restart: an edge waits 60 s before it repeats a request.
+const PATIENCE: Duration = Duration::from_secs(55);
+
+/// 100 ms to 2 s between attempts while the Kubernetes API is away.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(2);
 
 /// Runs until the session ends.
 pub(super) async fn run(
@@ -55,9 +59,20 @@ pub(super) async fn run(
 /// The answer, if there is one to give. Nothing is answered that controllers did not say: an edge repeats what stays
 /// unanswered, and what is answered wrongly is lost.
 async fn ask(node: &NodeName, controllers: &ControllersClient, request: &WireMessage) -> Option<Message> {
-    let message = Bytes::from(request.encode());
-    let upstream = UpstreamRequest { node: node.as_str().to_owned(), message };
-    match controllers.upstream_with_deadline(upstream, PATIENCE).await {
+    let upstream = UpstreamRequest { node: node.as_str().to_owned(), message: Bytes::from(request.encode()) };
+    let give_up = Instant::now() + PATIENCE;
+    let mut retry = FIRST_RETRY;
+    let outcome = loop {
+        let left = give_up.saturating_duration_since(Instant::now());
+        match controllers.upstream_with_deadline(upstream.clone(), left).await {
+            Err(CallError::Failed { code: ControllersError::Unavailable, .. }) if left > retry => {
+                tokio::time::sleep(retry).await;
+                retry = (retry * 2).min(LAST_RETRY);
+            }
+            outcome => break outcome,
+        }
+    };
+    match outcome {
         Ok(reply) => {
             let answer = reply.answer?;
             String::from_utf8(answer.to_vec()).ok().map(text)

@@ -41,13 +41,13 @@ async fn once(api: &Api, leases_seen: &mut Watch) -> ApiResult<()> {
         }
         for pod in api.list(&PODS.path(""), &format!("fieldSelector=spec.nodeName%3D{name}")).await? {
             let metadata = &pod["metadata"];
-            let (Some(patch), Some(namespace), Some(pod_name)) =
+            let (Some(unready), Some(namespace), Some(pod_name)) =
                 (unready(&pod, &now), metadata["namespace"].as_str(), metadata["name"].as_str())
             else {
                 continue;
             };
             let path = PODS.object(namespace, pod_name) + "/status";
-            match api.patch(path, PatchKind::Strategic, patch.to_string()).await {
+            match api.patch(path, PatchKind::Strategic, unready.to_string()).await {
                 Err(error) if !matches!(error.code(), 404 | 409) => return Err(error),
                 _ => {}
             }
