@@ -389,4 +389,17 @@ mod tests {
         let env = &manifest.components["store"].env;
         assert!(env["A"].applies(false) && !env["B"].applies(false) && env["B"].applies(true));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_gives_a_manifest_or_findings_and_no_panic(
+            text in "[ -~\n]{0,200}",
+            key in "[a-z.]{1,12}",
+            value in "[ -~]{0,12}",
+        ) {
+            parse("m", &text);
+            let (_, findings) = parse("m", &format!("{SMALL}\n{key} = {value}"));
+            assert!(findings.iter().all(|finding| !finding.problem.is_empty()));
+        }
+    }
 }

@@ -7,7 +7,7 @@
 //! | ends with exit code 78 (bad configuration) | stays *failed* until somebody asks |
 //! | is not ready in `ready_timeout` | killed, then as above |
 //! | was ready and is silent for `watchdog` | killed, then as above |
-//! | has been ready for [`STABLE`] | earlier failures are forgotten |
+//! | was ready | each [`FORGIVES_ONE`] of it forgives one earlier failure |
 //!
 //! A wait is drawn from the upper half of its length, so that nodes that failed together do not come back together.
 
@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use crate::manifest::Component;
 
-/// 10 s: longer than any crash at start takes to show, shorter than the time between two unrelated failures.
-pub const STABLE: Duration = Duration::from_secs(10);
+/// 1 s: a component that crashes after seconds of service is started at once each time, one that crashes more often than
+/// once a second soon waits.
+pub const FORGIVES_ONE: Duration = Duration::from_secs(1);
 
 /// `EX_CONFIG`: trying again does not help. The table of exit codes is in the README.
 pub const EXIT_CONFIG: i32 = 78;
@@ -293,10 +294,9 @@ impl Machine {
             self.state = State::Failed;
             return None;
         }
-        if ready_for.is_some_and(|time| time >= STABLE) {
-            self.strikes = 0;
-        }
-        self.strikes = self.strikes.saturating_add(1);
+        let forgiven = ready_for.unwrap_or_default().as_millis() / FORGIVES_ONE.as_millis();
+        self.strikes =
+            self.strikes.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX)).saturating_add(1);
         if ready_for.is_some() && self.strikes <= self.policy.burst {
             return Some(self.launch(now));
         }

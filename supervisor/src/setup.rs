@@ -150,7 +150,7 @@ pub struct Prepared {
     pub capabilities: CapabilitySet,
     /// Its resource limits.
     pub limits: Vec<(Limit, u64)>,
-    /// What it runs without.
+    /// What was granted and this machine does not give.
     pub degraded: Vec<String>,
     /// The listeners of its callers.
     pub links: Vec<Link>,
@@ -191,7 +191,7 @@ pub fn prepare(
         let mut degraded = Vec::new();
         let missing = granted.difference(held);
         if !missing.is_empty() {
-            degraded.push(format!("without {missing}: the supervisor does not hold it"));
+            degraded.push(format!("{missing} (not held by the supervisor)"));
         }
         let (limits, short) = limits(component, held);
         degraded.extend(short);
@@ -243,8 +243,7 @@ fn limits(component: &Component, held: CapabilitySet) -> (Vec<(Limit, u64)>, Opt
     let may_raise =
         CapabilitySet::named("CAP_SYS_RESOURCE").is_some_and(|raise| held.difference(raise) != held);
     let nofile = if may_raise { wanted } else { wanted.min(hard) };
-    let short =
-        (nofile < wanted).then(|| format!("with {nofile} descriptors instead of {wanted}: our hard limit"));
+    let short = (nofile < wanted).then(|| format!("{wanted} descriptors (our hard limit leaves {nofile})"));
     (vec![(Limit::Nofile, nofile), (Limit::Core, component.limits.core.0)], short)
 }
 

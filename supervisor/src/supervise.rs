@@ -173,7 +173,7 @@ impl Supervisor<'_> {
         }
         for part in &self.parts {
             for missing in &part.prepared.degraded {
-                tracing::warn!(component = part.name(), "component is degraded: {missing}");
+                tracing::warn!(component = part.name(), "component is degraded: it runs without {missing}");
             }
         }
     }
@@ -309,9 +309,7 @@ impl Supervisor<'_> {
                 Some(Action::Kill(cause)) => part.kill(cause),
                 Some(Action::Launch) => {
                     if let Err(error) = self.launch(index) {
-                        let part = &mut self.parts[index];
-                        tracing::error!(component = part.name(), %error, "component could not be started");
-                        part.last_exit = error.to_string();
+                        self.parts[index].last_exit = error.to_string();
                         event = Event::Ended { code: None };
                         continue;
                     }
@@ -324,20 +322,17 @@ impl Supervisor<'_> {
         }
     }
 
-    fn launch(&mut self, index: usize) -> Result<(), StartError> {
+    fn launch(&mut self, index: usize) -> Result<(), Box<dyn std::error::Error>> {
         let part = &mut self.parts[index];
         let generation = (self.started_ms << 16) + part.count_launch();
-        let child = launch::launch(&part.plan(self.settings, generation)).map_err(|error| {
-            StartError::Io { what: "launch".to_owned(), source: std::io::Error::other(error) }
-        })?;
-        let watch = |source| StartError::Io { what: "watch the new process".to_owned(), source };
-        let (process, output) = Process::watch(child).map_err(watch)?;
+        let child = launch::launch(&part.plan(self.settings, generation))?;
+        let (process, output) = Process::watch(child)?;
         let process = Arc::new(process);
         let pid = process.pid();
         tracing::info!(component = part.name(), child_pid = pid, generation, "component started");
 
         let (logs, name) = (Arc::clone(&self.logs), part.name().to_owned());
-        let output = pipe::Receiver::from_owned_fd(output).map_err(watch)?;
+        let output = pipe::Receiver::from_owned_fd(output)?;
         tokio::spawn(async move { logs.drain(&name, pid, generation, output).await });
 
         let (inputs, watched) = (self.inputs.clone(), Arc::clone(&process));

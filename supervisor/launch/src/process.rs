@@ -60,12 +60,18 @@ impl Process {
     /// Waits for its end and reaps it, once. What it started in its own process group ends with it, so that nothing of
     /// one run is there during the next.
     pub async fn ended(&self) -> io::Result<Exit> {
-        let _ready = self.pidfd.readable().await?;
+        let child = || WaitId::PidFd(self.pidfd.get_ref().as_fd());
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        loop {
+            let mut ready = self.pidfd.readable().await?;
+            if rustix::process::waitid(child(), look | WaitIdOptions::NOWAIT)?.is_some() {
+                break;
+            }
+            ready.clear_ready();
+        }
         // Not reaped yet, so the number still names its group and no other.
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
-        let pidfd = self.pidfd.get_ref().as_fd();
-        let status = rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED)?;
-        let status = status.ok_or(io::ErrorKind::WouldBlock)?;
+        let status = rustix::process::waitid(child(), look)?.ok_or(io::ErrorKind::WouldBlock)?;
         Ok(match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Exit::Code(code),
             (None, signal) => Exit::Signal(signal.unwrap_or_default()),

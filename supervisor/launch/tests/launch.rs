@@ -251,3 +251,18 @@ fn parent_death_signal_survives_the_change_of_user() {
     let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).expect("wait").expect("ended");
     assert_eq!(status.terminating_signal(), Some(9));
 }
+
+#[test]
+fn end_of_a_process_ends_what_it_left_in_its_group() {
+    // A runtime of this thread's own: the child dies with the thread that launched it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let child = launch(&shell("sleep 600 & kill -9 $$")).expect("launch");
+        let (process, output) = launch::Process::watch(child).expect("watch");
+        assert_eq!(process.ended().await.expect("ended").to_string(), "killed by SIGKILL");
+        // Closed by the last of the group.
+        let mut text = String::new();
+        File::from(output).read_to_string(&mut text).expect("output");
+        process.terminate().expect("a process that is gone is no error");
+    });
+}

@@ -1,32 +1,35 @@
 //! One component's line as one line of ours: a JSON object with component, pid and generation.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 use std::time::SystemTime;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::own::timestamp;
 
-/// The keys the supervisor adds. A line that brings one of them is quoted whole, so that no component speaks for another.
-#[derive(Deserialize)]
-struct OurKeys {
-    component: Option<IgnoredAny>,
-    pid: Option<IgnoredAny>,
-    generation: Option<IgnoredAny>,
-}
+/// The keys the supervisor adds. Where a line brings one of them it is renamed, so that no component speaks for another.
+const OURS: [&str; 3] = ["component", "pid", "generation"];
 
 /// The line for our standard error, with its line break.
 pub(super) fn annotate(component: &str, pid: u32, generation: u64, now: SystemTime, text: &str) -> String {
     let mut line = String::with_capacity(text.len() + 128);
-    match open_object(text) {
-        Some(open) => line.push_str(open),
+    line.push('{');
+    // Writing to a String cannot fail, here and below.
+    match structured(text) {
+        Some(members) => {
+            for (key, value) in &members.0 {
+                let renamed = if OURS.contains(&key.as_ref()) { "said_" } else { "" };
+                let _ = write!(line, "{}:{},", quoted(&format!("{renamed}{key}")), value.get());
+            }
+        }
         None => {
-            let _ = write!(line, "{{\"timestamp\":\"{}\",\"message\":{}", timestamp(now), quoted(text));
+            let _ = write!(line, "\"timestamp\":\"{}\",\"message\":{},", timestamp(now), quoted(text));
         }
     }
-    let _ =
-        writeln!(line, ",\"component\":{},\"pid\":{pid},\"generation\":{generation}}}", quoted(component));
+    let _ = writeln!(line, "\"component\":{},\"pid\":{pid},\"generation\":{generation}}}", quoted(component));
     line
 }
 
@@ -35,13 +38,36 @@ pub(super) fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned())
 }
 
-/// The text without its closing brace, when it is an object with members, none of them ours.
-fn open_object(text: &str) -> Option<&str> {
-    let open = text.strip_suffix('}')?;
-    let keys: OurKeys = serde_json::from_str(text).ok()?;
-    let foreign = keys.component.is_none() && keys.pid.is_none() && keys.generation.is_none();
-    let empty = open.trim_start().strip_prefix('{')?.trim().is_empty();
-    (foreign && !empty).then_some(open)
+/// The members of a line that is a JSON object.
+fn structured(text: &str) -> Option<Members<'_>> {
+    if text.starts_with('{') { serde_json::from_str(text).ok() } else { None }
+}
+
+/// An object's members as they are written, in their order.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some((key, value)) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+            members.push((key, value));
+        }
+        Ok(Members(members))
+    }
 }
 
 #[cfg(test)]
@@ -72,21 +98,24 @@ mod tests {
     }
 
     #[test]
-    fn line_that_claims_to_be_of_another_component_is_quoted() {
-        for text in [
-            r#"{"component":"edged","message":"x"}"#,
-            r#"{"pid":1}"#,
-            r#"{"component":null,"generation":2}"#,
-            r#"{"component":1,"component":2}"#,
-            "{}",
-            "{\"a\":1} {\"b\":2}",
-            "{\"a\":",
-        ] {
-            let value = annotated(text);
-            assert_eq!(
-                (value["component"].as_str(), value["message"].as_str()),
-                (Some("edgehub"), Some(text))
-            );
+    fn line_that_claims_to_be_of_another_component_does_not_pass_for_it() {
+        let value = annotated(r#"{"component":"edged","compon\u0065nt":"x","pid":1}"#);
+        assert_eq!((&value["component"], &value["pid"]), (&json!("edgehub"), &json!(7)));
+        assert_eq!(value["said_pid"], 1);
+    }
+
+    #[test]
+    fn line_that_is_only_nearly_an_object_becomes_the_message() {
+        for text in ["{\"a\":1} {\"b\":2}", "{\"a\":", "[1]", "{a}"] {
+            assert_eq!(annotated(text)["message"], text);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_line_becomes_one_json_object_of_its_component(text in "[^\n]{0,60}|\\{[ -~]{0,60}\\}") {
+            let value = annotated(&text);
+            assert_eq!((&value["component"], &value["pid"]), (&json!("edgehub"), &json!(7)));
         }
     }
 }

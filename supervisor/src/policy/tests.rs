@@ -84,12 +84,24 @@ fn crash_loop_of_a_component_that_gets_ready_each_time_waits_after_the_burst() {
 }
 
 #[test]
-fn stable_component_starts_with_a_clean_slate() {
+fn crash_once_a_second_is_always_answered_at_once() {
     let mut bench = Bench::ready();
     for _ in 0..20 {
-        assert_eq!(bench.after(STABLE, CRASH), Some(Action::Launch));
+        assert_eq!(bench.after(FORGIVES_ONE, CRASH), Some(Action::Launch));
         bench.at_once(Event::Ready);
     }
+}
+
+#[test]
+fn seconds_of_service_forgive_earlier_failures() {
+    let mut bench = Bench::new();
+    bench.at_once(Event::Start);
+    for _ in 0..8 {
+        bench.at_once(CRASH);
+        bench.after(bench.wait(), Event::Tick);
+    }
+    bench.at_once(Event::Ready);
+    assert_eq!(bench.after(6 * FORGIVES_ONE, CRASH), Some(Action::Launch));
 }
 
 #[test]
