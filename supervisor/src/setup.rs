@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -121,7 +121,9 @@ pub fn take_directories(settings: &Settings) -> Result<RunLock, StartError> {
     dirs::ensure_root(run, 0o755)?;
     let path = run.join("lock");
     let io = |source| StartError::Io { what: format!("open {}", path.display()), source };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+    // Ours alone: whoever could open it could hold the lock against us.
+    let file =
+        File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(io)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Taken(run.clone())),
