@@ -24,7 +24,7 @@ const NEW_DATA: &str = "..data_tmp";
 
 /// Makes `dir` hold exactly `payload`. Says whether anything changed. Files get group `fs_group` and group rights
 /// where one is given, as the kubelet's `SetVolumeOwnership` does for these volumes.
-pub fn write(dir: &Path, payload: &Payload, fs_group: Option<u32>) -> io::Result<bool> {
+pub(crate) fn write(dir: &Path, payload: &Payload, fs_group: Option<u32>) -> io::Result<bool> {
     if current(dir, payload) {
         return Ok(false);
     }

@@ -18,13 +18,13 @@ struct Entry {
 
 /// The delays of one pod's containers or images. Pure: the clock is handed in.
 #[derive(Clone, Debug, Default)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     entries: BTreeMap<String, Entry>,
 }
 
 impl Backoff {
     /// When `key` may be tried again after what happened at `since`, and the delay; `None` when it may be at once.
-    pub fn until(&self, key: &str, since: Timestamp, now: Timestamp) -> Option<(Timestamp, Duration)> {
+    pub(crate) fn until(&self, key: &str, since: Timestamp, now: Timestamp) -> Option<(Timestamp, Duration)> {
         let entry = self.entries.get(key)?;
         if expired(entry, since) {
             return None;
@@ -34,7 +34,7 @@ impl Backoff {
     }
 
     /// Counts a try after what happened at `since`.
-    pub fn next(&mut self, key: &str, since: Timestamp, now: Timestamp) {
+    pub(crate) fn next(&mut self, key: &str, since: Timestamp, now: Timestamp) {
         let delay = match self.entries.get(key) {
             Some(entry) if !expired(entry, since) => (entry.delay * 2).min(LONGEST),
             _ => INITIAL,
@@ -43,7 +43,7 @@ impl Backoff {
     }
 
     /// Forgets a key: what was wrong is right.
-    pub fn reset(&mut self, key: &str) {
+    pub(crate) fn reset(&mut self, key: &str) {
         self.entries.remove(key);
     }
 }
@@ -57,7 +57,7 @@ fn signed(duration: Duration) -> jiff::SignedDuration {
 }
 
 /// `10s`, `1m20s`, `5m0s`: a delay as Go prints it, which is how it stands in messages people search for.
-pub fn go_duration(duration: Duration) -> String {
+pub(crate) fn go_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match (seconds / 60, seconds % 60) {
         (0, seconds) => format!("{seconds}s"),

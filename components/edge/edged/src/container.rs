@@ -20,7 +20,7 @@ use crate::settings::Settings;
 use crate::volumes::VolumeMount;
 
 /// What a container is made from beside its spec.
-pub struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     /// The pod.
     pub pod: &'a Pod,
     /// One of its containers or init containers.
@@ -43,7 +43,7 @@ pub struct Inputs<'a> {
 
 /// Files edged itself makes for a container.
 #[derive(Clone, Debug)]
-pub struct Files {
+pub(crate) struct Files {
     /// Mounted over `/etc/hosts`; `None` where the container mounts something there.
     pub hosts: Option<PathBuf>,
     /// Mounted at `terminationMessagePath`.
@@ -51,7 +51,7 @@ pub struct Files {
 }
 
 /// The configuration, or why the container cannot be made (the message of `CreateContainerConfigError`).
-pub fn config(inputs: &Inputs<'_>) -> Result<v1::ContainerConfig, String> {
+pub(crate) fn config(inputs: &Inputs<'_>) -> Result<v1::ContainerConfig, String> {
     let Inputs { pod, container, settings, attempt, .. } = inputs;
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|text| expand(text, inputs.env)).collect()
@@ -84,7 +84,7 @@ pub fn config(inputs: &Inputs<'_>) -> Result<v1::ContainerConfig, String> {
 }
 
 /// `<container>/<attempt>.log`, below the pod's log directory.
-pub fn log_path(container: &str, attempt: u32) -> String {
+pub(crate) fn log_path(container: &str, attempt: u32) -> String {
     format!("{container}/{attempt}.log")
 }
 
@@ -126,7 +126,7 @@ fn termination_path(container: &core::Container) -> &str {
 
 impl Files {
     /// Makes them, and the directory of the container's log, anew for this attempt.
-    pub fn make(
+    pub(crate) fn make(
         pod: &Pod,
         container: &core::Container,
         settings: &Settings,

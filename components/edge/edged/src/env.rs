@@ -11,7 +11,7 @@ use crate::quantity;
 
 /// Why a container's configuration cannot be made: the message of `CreateContainerConfigError`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// A ConfigMap or Secret is not known on the node.
     #[error("{kind} {name:?} not found")]
     NotFound {
@@ -41,7 +41,7 @@ pub enum ConfigError {
 }
 
 /// Names and values in the order the kubelet gives them; a later name replaces an earlier one in place.
-pub fn environment(
+pub(crate) fn environment(
     pod: &Pod,
     container: &core::Container,
     objects: &Objects,
@@ -121,7 +121,7 @@ fn find<'a>(
 }
 
 /// The value of a downward API field, for environments and volumes alike.
-pub fn field_value(
+pub(crate) fn field_value(
     pod: &Pod,
     facts: &NodeFacts,
     pod_ips: &[IpAddr],
@@ -168,7 +168,7 @@ fn quoted_lines<'a>(entries: impl Iterator<Item = (&'a String, &'a String)>) -> 
 }
 
 /// The value of a `resourceFieldRef`: the container's own number, the node's where it has none, divided and rounded up.
-pub fn resource_value(
+pub(crate) fn resource_value(
     pod: &Pod,
     own: Option<&core::Container>,
     selector: &core::ResourceFieldSelector,
@@ -221,7 +221,7 @@ pub fn resource_value(
 
 /// Replaces `$(NAME)` by its value, `$$` by `$`, and leaves a name nobody defined as it stands
 /// (`third_party/forked/golang/expansion`).
-pub fn expand(text: &str, env: &[(String, String)]) -> String {
+pub(crate) fn expand(text: &str, env: &[(String, String)]) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {

@@ -21,7 +21,7 @@ const MAX_MESSAGE: usize = 1024;
 
 /// `Normal` or `Warning`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventType {
+pub(crate) enum EventType {
     /// Things as they should be.
     Normal,
     /// Somebody should look.
@@ -39,7 +39,7 @@ impl EventType {
 
 /// Reports events. Cheap to clone; never blocks, never fails.
 #[derive(Clone, Debug)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     queue: mpsc::Sender<Occurrence>,
 }
 
@@ -53,12 +53,12 @@ struct Occurrence {
 
 impl Recorder {
     /// An event on a pod.
-    pub fn pod(&self, pod: &Pod, type_: EventType, reason: &'static str, message: impl Into<String>) {
+    pub(crate) fn pod(&self, pod: &Pod, type_: EventType, reason: &'static str, message: impl Into<String>) {
         self.record(pod, None, type_, reason, message.into());
     }
 
     /// An event on one container of a pod: `kubectl describe` shows which.
-    pub fn container(
+    pub(crate) fn container(
         &self,
         pod: &Pod,
         container: &str,
@@ -72,7 +72,7 @@ impl Recorder {
     }
 
     /// An event on the node itself.
-    pub fn node(&self, name: &str, type_: EventType, reason: &'static str, message: impl Into<String>) {
+    pub(crate) fn node(&self, name: &str, type_: EventType, reason: &'static str, message: impl Into<String>) {
         let object = core::ObjectReference {
             kind: Some("Node".into()),
             name: Some(name.to_owned()),
@@ -111,16 +111,21 @@ impl Recorder {
     }
 }
 
-/// Makes a recorder and the task that writes what it reports. The task ends on `shutdown` or when every recorder is gone.
-pub fn recorder(
+/// Makes a recorder and the task that writes what it reports, or drops it where events are not `wanted`. The task ends on
+/// `shutdown` or when every recorder is gone.
+pub(crate) fn recorder(
     client: MetaManagerClient,
     node_name: String,
+    wanted: bool,
     shutdown: CancellationToken,
 ) -> (Recorder, impl Future<Output = ()> + Send) {
     let (queue, mut waiting) = mpsc::channel(QUEUE);
     let writer = async move {
         let mut seen = Seen::default();
         while let Some(Some(occurrence)) = shutdown.run_until_cancelled(waiting.recv()).await {
+            if !wanted {
+                continue;
+            }
             let event = seen.event(occurrence, &node_name, Timestamp::now());
             submit(&client, &event).await;
         }

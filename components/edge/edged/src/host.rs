@@ -8,7 +8,7 @@ use nix::sys::statvfs::statvfs;
 
 /// Identity and sizes of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host {
+pub(crate) struct Host {
     /// Online processors.
     pub cpus: i64,
     /// Bytes of memory.
@@ -31,7 +31,7 @@ pub struct Host {
 
 /// What may be running short.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pressure {
+pub(crate) struct Pressure {
     /// Less than the kubelet's `memory.available` default, 100 MiB.
     pub memory: bool,
     /// Less than the kubelet's `nodefs.available` (10 %) or `nodefs.inodesFree` (5 %).
@@ -42,7 +42,7 @@ pub struct Pressure {
 
 impl Host {
     /// Reads everything; what cannot be read is empty or 0, as on hosts without SMBIOS.
-    pub fn read(root: &Path) -> Self {
+    pub(crate) fn read(root: &Path) -> Self {
         let machine_id = line("/etc/machine-id");
         let uuid = line("/sys/class/dmi/id/product_uuid");
         let storage = statvfs(existing(root)).map_or(0, |s| bytes(s.blocks(), s.fragment_size()));
@@ -65,7 +65,7 @@ impl Host {
 
 impl Pressure {
     /// Looks now.
-    pub fn read(root: &Path) -> Self {
+    pub(crate) fn read(root: &Path) -> Self {
         let (disk, inodes) = statvfs(existing(root)).map_or((false, false), |s| {
             (s.blocks_available() * 10 < s.blocks(), s.files() > 0 && s.files_available() * 20 < s.files())
         });
@@ -86,7 +86,7 @@ impl Pressure {
 
 /// The address other machines know this one by: that of the route to the outside, else loopback. Nothing is sent:
 /// connecting a UDP socket only asks the kernel for a route (RFC 5737 addresses lead to the default one).
-pub fn primary_address() -> IpAddr {
+pub(crate) fn primary_address() -> IpAddr {
     let route = || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
         socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;

@@ -21,7 +21,7 @@ const MAX_NAME: usize = 255;
 
 /// What is needed of a present image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PresentImage {
+pub(crate) struct PresentImage {
     /// The runtime's id, `sha256:…`.
     pub id: String,
     /// Whom it runs as.
@@ -30,7 +30,7 @@ pub struct PresentImage {
 
 /// Why there is no image: reason and message of the waiting state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageFailure {
+pub(crate) struct ImageFailure {
     /// `InvalidImageName`, `ErrImageNeverPull`, `ErrImagePull`, `ImageInspectError`.
     pub reason: &'static str,
     /// In words.
@@ -39,7 +39,7 @@ pub struct ImageFailure {
 
 /// `imagePullPolicy`, with Kubernetes' default where the pod says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PullPolicy {
+pub(crate) enum PullPolicy {
     /// Asks the registry before every start.
     Always,
     /// Only what is missing.
@@ -50,7 +50,7 @@ pub enum PullPolicy {
 
 impl PullPolicy {
     /// Of a container; without one `:latest` and untagged images are always pulled.
-    pub fn of(container: &core::Container) -> Self {
+    pub(crate) fn of(container: &core::Container) -> Self {
         match container.image_pull_policy.as_deref() {
             Some("Always") => Self::Always,
             Some("Never") => Self::Never,
@@ -65,7 +65,7 @@ impl PullPolicy {
 
 /// Checks a name against the grammar of distribution's `reference` package and adds the default tag. Asking a runtime
 /// for what cannot exist would only give a worse message.
-pub fn parse(image: &str) -> Result<String, &'static str> {
+pub(crate) fn parse(image: &str) -> Result<String, &'static str> {
     const INVALID: &str = "invalid reference format";
     if image.is_empty() || image.len() > MAX_NAME + 128 {
         return Err(INVALID);
@@ -131,7 +131,7 @@ fn is_digest(digest: &str) -> bool {
 }
 
 /// What the effect needs of the node.
-pub struct Puller<'a> {
+pub(crate) struct Puller<'a> {
     /// The runtime.
     pub runtime: &'a Runtime,
     /// Where events go.
@@ -142,7 +142,7 @@ pub struct Puller<'a> {
 
 impl Puller<'_> {
     /// Makes sure the container's image is there, by its policy.
-    pub async fn ensure(
+    pub(crate) async fn ensure(
         &self,
         pod: &Pod,
         container: &core::Container,
@@ -253,7 +253,7 @@ struct DockerAuth {
 
 /// The credentials among the pod's pull secrets that are for `image`'s registry, most specific first. A secret that does
 /// not parse is passed over with a warning: the image may be public.
-pub fn credentials(pod: &Pod, image: &str, objects: &Objects) -> Vec<v1::AuthConfig> {
+pub(crate) fn credentials(pod: &Pod, image: &str, objects: &Objects) -> Vec<v1::AuthConfig> {
     let mut found = Vec::new();
     for secret in pod.spec().image_pull_secrets.iter().flatten() {
         let Some(data) = objects.get(ObjectKind::Secret, &pod.key.namespace, &secret.name) else { continue };

@@ -11,7 +11,7 @@ use crate::model::{ContainerRecord, ContainerState, Observed, PodKey, Sandbox};
 
 /// A container and what edged needs beside the record to decide about it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Container {
+pub(crate) struct Container {
     /// As status shows it.
     pub record: ContainerRecord,
     /// Annotation [`crate::labels::CONTAINER_HASH`]; `None` when it has none, which is taken for a match.
@@ -26,7 +26,7 @@ pub struct Container {
 
 /// Everything of one pod.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct PodView {
+pub(crate) struct PodView {
     /// Newest sandbox, containers newest first.
     pub observed: Observed,
     /// All sandboxes, newest first.
@@ -37,7 +37,7 @@ pub struct PodView {
 
 /// When something became known, in listings: compared, never shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Stamp(u64);
+pub(crate) struct Stamp(u64);
 
 #[derive(Debug)]
 struct Stamped<T> {
@@ -54,7 +54,7 @@ struct PodEntry {
 
 /// The pods of the runtime by uid.
 #[derive(Debug, Default)]
-pub struct Inventory {
+pub(crate) struct Inventory {
     pods: BTreeMap<String, PodEntry>,
     clock: u64,
     /// Ids edged removed itself: a listing from before must not bring them back.
@@ -63,13 +63,13 @@ pub struct Inventory {
 
 impl Inventory {
     /// Take this before asking for a listing, and hand it to [`Self::retain`].
-    pub fn begin(&mut self) -> Stamp {
+    pub(crate) fn begin(&mut self) -> Stamp {
         self.clock += 1;
         Stamp(self.clock)
     }
 
     /// What is known of a pod; empty when nothing is.
-    pub fn view(&self, uid: &str) -> PodView {
+    pub(crate) fn view(&self, uid: &str) -> PodView {
         let Some(entry) = self.pods.get(uid) else { return PodView::default() };
         let mut sandboxes: Vec<_> = entry.sandboxes.values().map(|s| s.item.clone()).collect();
         sandboxes.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
@@ -82,12 +82,12 @@ impl Inventory {
     }
 
     /// Uids and names of all pods the runtime holds something of.
-    pub fn pods(&self) -> impl Iterator<Item = (&str, &PodKey)> {
+    pub(crate) fn pods(&self) -> impl Iterator<Item = (&str, &PodKey)> {
         self.pods.iter().map(|(uid, entry)| (uid.as_str(), &entry.key))
     }
 
     /// What is known of a container or sandbox by its id: the pod's uid, and whether it is a container.
-    pub fn owner(&self, id: &str) -> Option<(&str, bool)> {
+    pub(crate) fn owner(&self, id: &str) -> Option<(&str, bool)> {
         self.pods.iter().find_map(|(uid, entry)| {
             let is_container = entry.containers.contains_key(id);
             (is_container || entry.sandboxes.contains_key(id)).then_some((uid.as_str(), is_container))
@@ -95,17 +95,17 @@ impl Inventory {
     }
 
     /// The state last known of a container.
-    pub fn container(&self, uid: &str, id: &str) -> Option<&Container> {
+    pub(crate) fn container(&self, uid: &str, id: &str) -> Option<&Container> {
         self.pods.get(uid)?.containers.get(id).map(|c| &c.item)
     }
 
     /// The state last known of a sandbox.
-    pub fn sandbox(&self, uid: &str, id: &str) -> Option<&Sandbox> {
+    pub(crate) fn sandbox(&self, uid: &str, id: &str) -> Option<&Sandbox> {
         self.pods.get(uid)?.sandboxes.get(id).map(|s| &s.item)
     }
 
     /// Notes a sandbox. Says whether that is news.
-    pub fn put_sandbox(&mut self, uid: &str, key: &PodKey, sandbox: Sandbox, asked: Stamp) -> bool {
+    pub(crate) fn put_sandbox(&mut self, uid: &str, key: &PodKey, sandbox: Sandbox, asked: Stamp) -> bool {
         if self.removed.get(&sandbox.id).is_some_and(|removed| *removed >= asked) {
             return false;
         }
@@ -127,7 +127,7 @@ impl Inventory {
     }
 
     /// Notes a container. Says whether that is news.
-    pub fn put_container(&mut self, uid: &str, key: &PodKey, container: Container, asked: Stamp) -> bool {
+    pub(crate) fn put_container(&mut self, uid: &str, key: &PodKey, container: Container, asked: Stamp) -> bool {
         if self.removed.get(&container.record.id).is_some_and(|removed| *removed >= asked) {
             return false;
         }
@@ -148,7 +148,7 @@ impl Inventory {
     }
 
     /// Forgets what edged removed.
-    pub fn remove(&mut self, uid: &str, id: &str) {
+    pub(crate) fn remove(&mut self, uid: &str, id: &str) {
         let stamp = self.begin();
         self.removed.insert(id.to_owned(), stamp);
         if let Some(entry) = self.pods.get_mut(uid) {
@@ -164,7 +164,7 @@ impl Inventory {
 
     /// Concludes a listing begun at `began`: what was known then and is not in `present` is gone. Returns the uids of
     /// pods that lost something.
-    pub fn retain(&mut self, began: Stamp, present: &BTreeSet<String>) -> BTreeSet<String> {
+    pub(crate) fn retain(&mut self, began: Stamp, present: &BTreeSet<String>) -> BTreeSet<String> {
         let mut changed = BTreeSet::new();
         self.pods.retain(|uid, entry| {
             let before = entry.sandboxes.len() + entry.containers.len();

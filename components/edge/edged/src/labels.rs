@@ -10,33 +10,33 @@ use k8s_openapi::api::core::v1 as core;
 use crate::model::Pod;
 
 /// Label: the pod's name.
-pub const POD_NAME: &str = "io.kubernetes.pod.name";
+pub(crate) const POD_NAME: &str = "io.kubernetes.pod.name";
 /// Label: the pod's namespace.
-pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+pub(crate) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 /// Label: the pod's uid.
-pub const POD_UID: &str = "io.kubernetes.pod.uid";
+pub(crate) const POD_UID: &str = "io.kubernetes.pod.uid";
 /// Label: the container's name in the pod.
-pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+pub(crate) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 /// Annotation: [`spec_hash`].
-pub const CONTAINER_HASH: &str = "io.kubernetes.container.hash";
+pub(crate) const CONTAINER_HASH: &str = "io.kubernetes.container.hash";
 /// Annotation: the attempt, counted from 0.
-pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
+pub(crate) const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 /// Annotation: where in the container its last words are.
-pub const TERMINATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
+pub(crate) const TERMINATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
 /// Annotation: `File` or `FallbackToLogsOnError`.
-pub const TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+pub(crate) const TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 /// Annotation: the pod's `terminationGracePeriodSeconds`, for when the pod's object is gone.
-pub const GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
+pub(crate) const GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
 
 /// Labels of a pod's sandbox: the pod's own and its identity.
-pub fn of_sandbox(pod: &Pod) -> BTreeMap<String, String> {
+pub(crate) fn of_sandbox(pod: &Pod) -> BTreeMap<String, String> {
     let mut labels = pod.object.metadata.labels.clone().unwrap_or_default();
     labels.extend(identity(pod));
     labels
 }
 
 /// Labels of a container.
-pub fn of_container(pod: &Pod, container: &core::Container) -> BTreeMap<String, String> {
+pub(crate) fn of_container(pod: &Pod, container: &core::Container) -> BTreeMap<String, String> {
     let mut labels: BTreeMap<_, _> = identity(pod).into();
     labels.insert(CONTAINER_NAME.to_owned(), container.name.clone());
     labels
@@ -48,7 +48,7 @@ fn identity(pod: &Pod) -> [(String, String); 3] {
 }
 
 /// Annotations of one attempt at running a container.
-pub fn annotations_of_container(
+pub(crate) fn annotations_of_container(
     pod: &Pod,
     container: &core::Container,
     attempt: u32,
@@ -68,12 +68,12 @@ pub fn annotations_of_container(
 }
 
 /// Kubernetes' default for `terminationMessagePath`.
-pub const DEFAULT_TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
+pub(crate) const DEFAULT_TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
 
 /// What makes a running container another one: its name and image (`HashContainer` since Kubernetes 1.31). The hash is
 /// the kubelet's bit for bit, 32-bit FNV-1a over Go's printed form of the JSON bytes, so that a node taken over from a
 /// kubelet keeps its containers.
-pub fn spec_hash(container: &core::Container) -> String {
+pub(crate) fn spec_hash(container: &core::Container) -> String {
     let image = container.image.as_deref().unwrap_or("");
     let fields = BTreeMap::from([("image", image), ("name", container.name.as_str())]);
     let json = serde_json::to_string(&fields).expect("a map of strings is JSON");

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 
 /// Namespace and name. Unique at one moment, not over time: a re-created pod has the same key and another uid.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodKey {
+pub(crate) struct PodKey {
     /// Never empty.
     pub namespace: String,
     /// Never empty.
@@ -26,20 +26,18 @@ impl fmt::Display for PodKey {
 
 /// A pod as the cloud sent it, parsed once. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Pod {
+pub(crate) struct Pod {
     /// Namespace and name.
     pub key: PodKey,
     /// Identity over time.
     pub uid: String,
-    /// The cloud's version of the object; 0 when it has none.
-    pub resource_version: u64,
     /// The typed object. Fields newer than our Kubernetes types are lost here, which is why only decisions read it.
     pub object: Arc<core::Pod>,
 }
 
 /// Why an object from the store is not a pod edged can run.
 #[derive(Debug, thiserror::Error)]
-pub enum PodError {
+pub(crate) enum PodError {
     /// Not JSON, or not of a pod's shape.
     #[error("not a pod: {0}")]
     Shape(#[from] serde_json::Error),
@@ -59,7 +57,7 @@ pub enum PodError {
 impl Pod {
     /// Parses the JSON of a pod. Namespace, name and uid become path segments, so anything but the characters of DNS
     /// subdomains (RFC 1123) and uids is refused here, once.
-    pub fn parse(json: &[u8]) -> Result<Self, PodError> {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, PodError> {
         let object: core::Pod = serde_json::from_slice(json)?;
         let meta = &object.metadata;
         let namespace = segment("metadata.namespace", meta.namespace.as_deref().unwrap_or("default"))?;
@@ -73,22 +71,21 @@ impl Pod {
         for volume in spec.volumes.iter().flatten() {
             segment("volume name", &volume.name)?;
         }
-        let resource_version = meta.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0);
-        Ok(Self { key: PodKey { namespace, name }, uid, resource_version, object: Arc::new(object) })
+        Ok(Self { key: PodKey { namespace, name }, uid, object: Arc::new(object) })
     }
 
     /// The pod's spec.
-    pub fn spec(&self) -> &core::PodSpec {
+    pub(crate) fn spec(&self) -> &core::PodSpec {
         self.object.spec.as_ref().expect("parse refuses a pod without spec")
     }
 
     /// The cloud asked for this pod to end.
-    pub fn is_terminating(&self) -> bool {
+    pub(crate) fn is_terminating(&self) -> bool {
         self.object.metadata.deletion_timestamp.is_some()
     }
 
     /// Seconds a terminating pod's containers get: the deletion's own grace, else the spec's, else Kubernetes' 30.
-    pub fn grace_seconds(&self) -> i64 {
+    pub(crate) fn grace_seconds(&self) -> i64 {
         let asked = self.object.metadata.deletion_grace_period_seconds;
         asked.or(self.spec().termination_grace_period_seconds).unwrap_or(30).max(0)
     }
@@ -96,19 +93,22 @@ impl Pod {
 
 /// Refuses what could leave a directory or confuse a runtime name.
 fn segment(field: &'static str, value: &str) -> Result<String, PodError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    let ok =
-        !value.is_empty() && value.len() <= 253 && value.chars().all(plain) && value != "." && value != "..";
-    if ok {
+    if is_segment(value) {
         Ok(value.to_owned())
     } else {
         Err(PodError::Name { field, value: value.chars().take(80).collect() })
     }
 }
 
+/// Whether a name can be a path segment as it stands.
+pub(crate) fn is_segment(value: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    !value.is_empty() && value.len() <= 253 && value.chars().all(plain) && value != "." && value != ".."
+}
+
 /// What the runtime holds for one pod.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Observed {
+pub(crate) struct Observed {
     /// The newest sandbox, if there is one.
     pub sandbox: Option<Sandbox>,
     /// Every container of the pod, all attempts, newest first within a name.
@@ -117,19 +117,19 @@ pub struct Observed {
 
 impl Observed {
     /// The newest attempt of a container.
-    pub fn newest(&self, name: &str) -> Option<&ContainerRecord> {
+    pub(crate) fn newest(&self, name: &str) -> Option<&ContainerRecord> {
         self.containers.iter().find(|c| c.name == name)
     }
 
     /// The attempt before the newest.
-    pub fn previous(&self, name: &str) -> Option<&ContainerRecord> {
+    pub(crate) fn previous(&self, name: &str) -> Option<&ContainerRecord> {
         self.containers.iter().filter(|c| c.name == name).nth(1)
     }
 }
 
 /// A pod sandbox as the runtime describes it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     /// The runtime's id.
     pub id: String,
     /// In state READY.
@@ -144,7 +144,7 @@ pub struct Sandbox {
 
 /// One attempt at running a container.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ContainerRecord {
+pub(crate) struct ContainerRecord {
     /// The name in the pod spec.
     pub name: String,
     /// The runtime's id, without `containerd://`.
@@ -163,7 +163,7 @@ pub struct ContainerRecord {
 
 /// State of one container attempt.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ContainerState {
+pub(crate) enum ContainerState {
     /// Made, not started.
     Created,
     /// Running.
@@ -190,7 +190,7 @@ pub enum ContainerState {
 
 /// Why a container is not running yet, as `state.waiting` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// `ContainerCreating`, `PodInitializing`, `ImagePullBackOff`, `ErrImagePull`, `CrashLoopBackOff`,
     /// `CreateContainerConfigError`, …
     pub reason: String,
@@ -200,7 +200,7 @@ pub struct Waiting {
 
 /// What edged itself knows of a pod beside object and runtime.
 #[derive(Clone, Debug, Default)]
-pub struct Live {
+pub(crate) struct Live {
     /// Why containers are not running, by name.
     pub waiting: BTreeMap<String, Waiting>,
     /// Results of readiness probes, by container name; a running container without an entry and without a readiness
@@ -216,7 +216,7 @@ pub struct Live {
 
 /// What is the same for every pod of the node.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NodeFacts {
+pub(crate) struct NodeFacts {
     /// The Node object's name.
     pub node_name: String,
     /// The node's addresses, the primary one first; never empty.
@@ -229,7 +229,7 @@ pub struct NodeFacts {
 
 /// What pods may use of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allocatable {
+pub(crate) struct Allocatable {
     /// Thousandths of a core.
     pub cpu_millis: i64,
     /// Bytes.

@@ -32,7 +32,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Whether the container runtime answers, for the Ready condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuntimeHealth {
+pub(crate) struct RuntimeHealth {
     /// Answers and says it is ready.
     pub ready: bool,
     /// Why not.
@@ -43,7 +43,7 @@ pub struct RuntimeHealth {
 
 /// What the watch of metamanager has to say about the node.
 #[derive(Clone, Debug, PartialEq)]
-pub enum NodeEvent {
+pub(crate) enum NodeEvent {
     /// The cloud link came up or went down.
     Connected(bool),
     /// The cloud answered an upload of the node's own.
@@ -59,7 +59,7 @@ pub enum NodeEvent {
 
 /// What pods may use: everything but a reserve of memory the kubelet keeps for `memory.available` (100 MiB) and 10 % of
 /// the disk (`nodefs.available`).
-pub fn allocatable(host: &Host) -> Allocatable {
+pub(crate) fn allocatable(host: &Host) -> Allocatable {
     Allocatable {
         cpu_millis: host.cpus * 1000,
         memory: (host.memory - (100 << 20)).max(0),
@@ -68,7 +68,7 @@ pub fn allocatable(host: &Host) -> Allocatable {
 }
 
 /// The object an edge node registers with.
-pub fn node_object(config: &EdgeCore, name: &str, status: core::NodeStatus) -> core::Node {
+pub(crate) fn node_object(config: &EdgeCore, name: &str, status: core::NodeStatus) -> core::Node {
     let edged = &config.modules.edged;
     let arch = status.node_info.as_ref().map(|info| info.architecture.clone()).unwrap_or_default();
     let mut labels: BTreeMap<String, String> = [
@@ -101,7 +101,7 @@ pub fn node_object(config: &EdgeCore, name: &str, status: core::NodeStatus) -> c
 }
 
 /// The node's status now; transition times are kept from `previous` where a condition did not change.
-pub fn node_status(
+pub(crate) fn node_status(
     config: &EdgeCore,
     name: &str,
     address: IpAddr,
@@ -265,7 +265,7 @@ fn renewed(
 }
 
 /// Keeps the Node object, its status and its lease true. Ends on `shutdown`.
-pub struct NodeAgent {
+pub(crate) struct NodeAgent {
     /// The store.
     pub client: MetaManagerClient,
     /// The file.
@@ -296,7 +296,7 @@ struct State {
 
 impl NodeAgent {
     /// Runs until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let now = Instant::now();
         let mut state = State {
             connected: false,

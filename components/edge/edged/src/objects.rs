@@ -10,7 +10,7 @@ use crate::model::Pod;
 
 /// The two kinds of objects pods take data from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ObjectKind {
+pub(crate) enum ObjectKind {
     /// core/v1 ConfigMap.
     ConfigMap,
     /// core/v1 Secret.
@@ -19,7 +19,7 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// KubeEdge's resource-type token.
-    pub fn token(self) -> &'static str {
+    pub(crate) fn token(self) -> &'static str {
         match self {
             Self::ConfigMap => "configmap",
             Self::Secret => "secret",
@@ -27,7 +27,7 @@ impl ObjectKind {
     }
 
     /// The kind a token names.
-    pub fn from_token(token: &str) -> Option<Self> {
+    pub(crate) fn from_token(token: &str) -> Option<Self> {
         match token {
             "configmap" => Some(Self::ConfigMap),
             "secret" => Some(Self::Secret),
@@ -43,11 +43,11 @@ impl fmt::Display for ObjectKind {
 }
 
 /// Key to bytes: `data`, `binaryData` and `stringData` in one.
-pub type Data = BTreeMap<String, Vec<u8>>;
+pub(crate) type Data = BTreeMap<String, Vec<u8>>;
 
 /// The decoded objects, by kind, namespace and name. Its `Debug` shows names only: values may be secret.
 #[derive(Clone, Default)]
-pub struct Objects {
+pub(crate) struct Objects {
     by_name: BTreeMap<(ObjectKind, String, String), Arc<Data>>,
 }
 
@@ -59,7 +59,7 @@ impl fmt::Debug for Objects {
 
 impl Objects {
     /// Stores what `json` holds. Says whether the data differ from what was known.
-    pub fn put(
+    pub(crate) fn put(
         &mut self,
         kind: ObjectKind,
         namespace: &str,
@@ -76,12 +76,12 @@ impl Objects {
     }
 
     /// Forgets an object. Running pods keep the files they have, as the kubelet leaves them.
-    pub fn remove(&mut self, kind: ObjectKind, namespace: &str, name: &str) {
+    pub(crate) fn remove(&mut self, kind: ObjectKind, namespace: &str, name: &str) {
         self.by_name.remove(&(kind, namespace.to_owned(), name.to_owned()));
     }
 
     /// The data of an object, if it is known.
-    pub fn get(&self, kind: ObjectKind, namespace: &str, name: &str) -> Option<&Arc<Data>> {
+    pub(crate) fn get(&self, kind: ObjectKind, namespace: &str, name: &str) -> Option<&Arc<Data>> {
         self.by_name.get(&(kind, namespace.to_owned(), name.to_owned()))
     }
 }
@@ -107,7 +107,7 @@ fn decode(kind: ObjectKind, json: &[u8]) -> Result<Data, serde_json::Error> {
 
 /// An object a pod names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reference {
+pub(crate) struct Reference {
     /// ConfigMap or Secret.
     pub kind: ObjectKind,
     /// Its name, in the pod's namespace.
@@ -117,7 +117,7 @@ pub struct Reference {
 }
 
 /// Every ConfigMap and Secret the pod names, each once; required wins where a pod names one both ways.
-pub fn references(pod: &Pod) -> Vec<Reference> {
+pub(crate) fn references(pod: &Pod) -> Vec<Reference> {
     let mut found = BTreeMap::<(ObjectKind, String), bool>::new();
     let mut add = |kind, name: Option<&str>, optional: Option<bool>| {
         let Some(name) = name.filter(|name| !name.is_empty()) else { return };

@@ -17,7 +17,7 @@ const TOKEN_MODE: u32 = 0o600;
 
 /// One file of a volume.
 #[derive(Clone, PartialEq, Eq)]
-pub struct File {
+pub(crate) struct File {
     /// Content.
     pub data: Vec<u8>,
     /// Permission bits.
@@ -25,13 +25,13 @@ pub struct File {
 }
 
 /// Files by relative path; paths are checked by [`check_path`].
-pub type Payload = BTreeMap<String, File>;
+pub(crate) type Payload = BTreeMap<String, File>;
 
 /// Service account tokens fetched beforehand, by volume name and index of the projected source.
-pub type Tokens = BTreeMap<(String, usize), String>;
+pub(crate) type Tokens = BTreeMap<(String, usize), String>;
 
 /// What every payload is made from.
-pub struct Sources<'a> {
+pub(crate) struct Sources<'a> {
     /// The pod.
     pub pod: &'a Pod,
     /// Known ConfigMaps and Secrets.
@@ -46,25 +46,25 @@ pub struct Sources<'a> {
 
 impl Sources<'_> {
     /// A `configMap` volume's files.
-    pub fn config_map(&self, source: &core::ConfigMapVolumeSource) -> Result<Payload, String> {
+    pub(crate) fn config_map(&self, source: &core::ConfigMapVolumeSource) -> Result<Payload, String> {
         let mode = mode(source.default_mode, DEFAULT_MODE)?;
         self.object(ObjectKind::ConfigMap, &source.name, source.items.as_deref(), mode, source.optional)
     }
 
     /// A `secret` volume's files.
-    pub fn secret(&self, source: &core::SecretVolumeSource) -> Result<Payload, String> {
+    pub(crate) fn secret(&self, source: &core::SecretVolumeSource) -> Result<Payload, String> {
         let mode = mode(source.default_mode, DEFAULT_MODE)?;
         let name = source.secret_name.as_deref().unwrap_or("");
         self.object(ObjectKind::Secret, name, source.items.as_deref(), mode, source.optional)
     }
 
     /// A `downwardAPI` volume's files.
-    pub fn downward_api(&self, source: &core::DownwardAPIVolumeSource) -> Result<Payload, String> {
+    pub(crate) fn downward_api(&self, source: &core::DownwardAPIVolumeSource) -> Result<Payload, String> {
         self.fields(source.items.iter().flatten(), mode(source.default_mode, DEFAULT_MODE)?)
     }
 
     /// A `projected` volume's files: its sources one after the other, a later file replacing an earlier one.
-    pub fn projected(&self, volume: &str, source: &core::ProjectedVolumeSource) -> Result<Payload, String> {
+    pub(crate) fn projected(&self, volume: &str, source: &core::ProjectedVolumeSource) -> Result<Payload, String> {
         let default = mode(source.default_mode, DEFAULT_MODE)?;
         let mut payload = Payload::new();
         for (index, source) in source.sources.iter().flatten().enumerate() {
@@ -166,7 +166,7 @@ fn mode(given: Option<i32>, default: u32) -> Result<u32, String> {
 }
 
 /// A file's place within its volume: relative, no `..`, not beginning with `..` (the writer's own names), bounded.
-pub fn check_path(path: &str) -> Result<(), String> {
+pub(crate) fn check_path(path: &str) -> Result<(), String> {
     let bad = path.is_empty()
         || path.len() > 4096
         || path.starts_with('/')

@@ -20,7 +20,7 @@ const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(1);
 
 /// What an action acts on. At most one action per target is under way.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Target {
+pub(crate) enum Target {
     /// The pod's volumes and the objects they are made from.
     Volumes,
     /// Making a sandbox.
@@ -37,7 +37,7 @@ pub enum Target {
 
 /// Why a container is stopped while its pod goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StopReason {
+pub(crate) enum StopReason {
     /// The pod ends.
     PodEnds,
     /// Its image was changed.
@@ -50,7 +50,7 @@ pub enum StopReason {
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Fetch missing objects and tokens, set the volumes up.
     PrepareVolumes,
     /// Make a sandbox; first stop the one it replaces.
@@ -106,7 +106,7 @@ pub enum Action {
 
 impl Action {
     /// What it acts on.
-    pub fn target(&self) -> Target {
+    pub(crate) fn target(&self) -> Target {
         match self {
             Self::PrepareVolumes => Target::Volumes,
             Self::CreateSandbox { .. } => Target::Sandbox,
@@ -123,7 +123,7 @@ impl Action {
 
 /// What is known of a container's image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ImageState {
+pub(crate) enum ImageState {
     /// There, and good for one start.
     Present(PresentImage),
     /// Not there.
@@ -139,7 +139,7 @@ pub enum ImageState {
 
 /// What the worker remembers of a pod, as far as it decides something.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// Under way.
     pub busy: BTreeSet<Target>,
     /// Failed, and when to try again.
@@ -150,6 +150,8 @@ pub struct Memory {
     pub images: BTreeMap<String, ImageState>,
     /// Why a container could not be started, by name.
     pub start_failures: BTreeMap<String, Waiting>,
+    /// Pulls, by image.
+    pub pulls: Backoff,
     /// Restarts, by [`restart_key`].
     pub restarts: Backoff,
     /// Containers whose probes failed, by id: what to tell.
@@ -166,7 +168,7 @@ pub struct Memory {
 
 /// A failed liveness or startup probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unhealthy {
+pub(crate) struct Unhealthy {
     /// `Container c failed liveness probe, will be restarted`.
     pub message: String,
     /// The probe's own grace, seconds.
@@ -175,7 +177,7 @@ pub struct Unhealthy {
 
 /// Whether the pod is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
+pub(crate) enum Goal {
     /// Yes.
     Run,
     /// No: it is deleted, with so many seconds of grace.
@@ -187,7 +189,7 @@ pub enum Goal {
 
 /// What comes of a look at a pod.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// To be begun now, all at the same time.
     pub actions: Vec<Action>,
     /// Why containers are not running.
@@ -200,7 +202,7 @@ pub struct Plan {
 
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// It runs or is made to.
     Live,
     /// Its containers have all ended for good.
@@ -212,7 +214,7 @@ pub enum Stage {
 }
 
 /// Looks at a pod.
-pub fn plan(pod: &Pod, view: &PodView, memory: &Memory, goal: Goal, now: Timestamp) -> Plan {
+pub(crate) fn plan(pod: &Pod, view: &PodView, memory: &Memory, goal: Goal, now: Timestamp) -> Plan {
     let mut planner = Planner {
         pod,
         view,
@@ -228,7 +230,7 @@ pub fn plan(pod: &Pod, view: &PodView, memory: &Memory, goal: Goal, now: Timesta
 }
 
 /// The key a container's restarts are counted under: another image starts over.
-pub fn restart_key(container: &core::Container) -> String {
+pub(crate) fn restart_key(container: &core::Container) -> String {
     format!("{}/{}", container.name, spec_hash(container))
 }
 
@@ -583,7 +585,7 @@ impl<'a> Planner<'a> {
 }
 
 /// How long a failed action waits: 1 s, then twice as long each time, at most 30 s.
-pub fn retry_delay(failures: u32) -> Duration {
+pub(crate) fn retry_delay(failures: u32) -> Duration {
     Duration::from_secs(1 << failures.saturating_sub(1).min(5)).min(Duration::from_secs(30))
 }
 

@@ -2,12 +2,12 @@
 //! (`k8s.io/apimachinery/pkg/api/resource/quantity.go`, "Quantity is a fixed-point representation").
 
 /// Thousandths of the unit, rounded up as Kubernetes does; `None` for what is no quantity or does not fit.
-pub fn milli(text: &str) -> Option<i64> {
+pub(crate) fn milli(text: &str) -> Option<i64> {
     scaled(text, 1000)
 }
 
 /// Whole units (bytes, cores), rounded up.
-pub fn whole(text: &str) -> Option<i64> {
+pub(crate) fn whole(text: &str) -> Option<i64> {
     scaled(text, 1)
 }
 

@@ -18,7 +18,7 @@ const GUARANTEED: i64 = -997;
 const BEST_EFFORT: i64 = 1000;
 
 /// A container's share of the machine. `capacity` is the machine's memory in bytes.
-pub fn of_container(pod: &Pod, container: &core::Container, capacity: i64) -> LinuxContainerResources {
+pub(crate) fn of_container(pod: &Pod, container: &core::Container, capacity: i64) -> LinuxContainerResources {
     let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
     let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
     let number = |list: Option<&std::collections::BTreeMap<String, _>>, name: &str, parse: fn(&str) -> Option<i64>| {

@@ -30,7 +30,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(10);
 /// A call that failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
-pub struct RuntimeError {
+pub(crate) struct RuntimeError {
     /// The CRI method.
     pub call: &'static str,
     /// Its gRPC code.
@@ -45,25 +45,20 @@ impl RuntimeError {
         Self { call, code, message: format!("rpc error: code = {code:?} desc = {}", status.message()) }
     }
 
-    /// No runtime listens, or it went away in the middle: the call may or may not have happened.
-    pub fn is_absent(&self) -> bool {
-        matches!(self.code, Code::Unavailable)
-    }
-
     /// The runtime does not know the id.
-    pub fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         self.code == Code::NotFound
     }
 
     /// The runtime does not have the method.
-    pub fn is_unimplemented(&self) -> bool {
+    pub(crate) fn is_unimplemented(&self) -> bool {
         self.code == Code::Unimplemented
     }
 }
 
 /// What the runtime has, as listed: enough to see what changed.
 #[derive(Clone, Debug, Default)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// All pod sandboxes.
     pub sandboxes: Vec<v1::PodSandbox>,
     /// All containers.
@@ -72,7 +67,7 @@ pub struct Listing {
 
 /// What a command run in a container came to.
 #[derive(Clone, Debug)]
-pub struct ExecOutcome {
+pub(crate) struct ExecOutcome {
     /// Its exit code.
     pub code: i32,
     /// Output and errors, cut to what an event can show.
@@ -81,7 +76,7 @@ pub struct ExecOutcome {
 
 /// A change the runtime told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// This container or sandbox changed.
     One(String),
     /// Something was removed.
@@ -90,7 +85,7 @@ pub enum Change {
 
 /// The runtime's client. Cheap to clone; connects when first called and again after the runtime was away.
 #[derive(Clone, Debug)]
-pub struct Runtime {
+pub(crate) struct Runtime {
     pods: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     events: EventsClient<Channel>,
@@ -100,7 +95,7 @@ pub struct Runtime {
 impl Runtime {
     /// Endpoints are `unix:///path`; an empty `image_endpoint` means the same. `timeout` bounds calls that have no
     /// duration of their own. Fails on what is no endpoint; an absent runtime is found out by the calls.
-    pub fn new(endpoint: &str, image_endpoint: &str, timeout: Duration) -> Result<Self, tonic::transport::Error> {
+    pub(crate) fn new(endpoint: &str, image_endpoint: &str, timeout: Duration) -> Result<Self, tonic::transport::Error> {
         let channel = Endpoint::try_from(endpoint.to_owned())?.connect_lazy();
         let images = if image_endpoint.is_empty() || image_endpoint == endpoint {
             channel.clone()
@@ -131,14 +126,14 @@ impl Runtime {
     }
 
     /// The runtime's name and version.
-    pub async fn version(&self) -> Result<(String, String), RuntimeError> {
+    pub(crate) async fn version(&self) -> Result<(String, String), RuntimeError> {
         let request = v1::VersionRequest { version: "v1".into() };
         let reply = Self::call("Version", HEALTH_TIMEOUT, self.pods.clone().version(request)).await?;
         Ok((reply.runtime_name, reply.runtime_version))
     }
 
     /// The first of the runtime's conditions that is not met, in words; `None` when all are.
-    pub async fn fault(&self) -> Result<Option<String>, RuntimeError> {
+    pub(crate) async fn fault(&self) -> Result<Option<String>, RuntimeError> {
         let request = v1::StatusRequest { verbose: false };
         let reply = Self::call("Status", HEALTH_TIMEOUT, self.pods.clone().status(request)).await?;
         let conditions = reply.status.unwrap_or_default().conditions;
@@ -152,7 +147,7 @@ impl Runtime {
     }
 
     /// Everything there is, or what belongs to one pod.
-    pub async fn list(&self) -> Result<Listing, RuntimeError> {
+    pub(crate) async fn list(&self) -> Result<Listing, RuntimeError> {
         let (mut sandboxes, mut containers) = (self.pods.clone(), self.pods.clone());
         let (sandboxes, containers) = tokio::join!(
             Self::call(
@@ -170,7 +165,7 @@ impl Runtime {
     }
 
     /// Makes a sandbox and waits until it is ready.
-    pub async fn run_sandbox(&self, config: v1::PodSandboxConfig) -> Result<String, RuntimeError> {
+    pub(crate) async fn run_sandbox(&self, config: v1::PodSandboxConfig) -> Result<String, RuntimeError> {
         let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
         // The kubelet allows twice the usual time: network plugins are slow.
         let reply =
@@ -179,7 +174,7 @@ impl Runtime {
     }
 
     /// The sandbox, with its addresses.
-    pub async fn sandbox(&self, id: &str) -> Result<Sandbox, RuntimeError> {
+    pub(crate) async fn sandbox(&self, id: &str) -> Result<Sandbox, RuntimeError> {
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
         let reply =
             Self::call("PodSandboxStatus", self.timeout, self.pods.clone().pod_sandbox_status(request)).await?;
@@ -196,14 +191,14 @@ impl Runtime {
     }
 
     /// Ends everything in the sandbox and frees its address. Idempotent; an unknown id is stopped already.
-    pub async fn stop_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+    pub(crate) async fn stop_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
         let reply = Self::call("StopPodSandbox", self.timeout, self.pods.clone().stop_pod_sandbox(request)).await;
         gone_is_done(reply)
     }
 
     /// Removes the sandbox and its containers. Idempotent.
-    pub async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+    pub(crate) async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
         let request = v1::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
         let reply =
             Self::call("RemovePodSandbox", self.timeout, self.pods.clone().remove_pod_sandbox(request)).await;
@@ -211,7 +206,7 @@ impl Runtime {
     }
 
     /// Makes a container; returns its id.
-    pub async fn create_container(
+    pub(crate) async fn create_container(
         &self,
         sandbox: &str,
         config: v1::ContainerConfig,
@@ -228,13 +223,13 @@ impl Runtime {
     }
 
     /// Starts a container.
-    pub async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
+    pub(crate) async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
         let request = v1::StartContainerRequest { container_id: id.to_owned() };
         Self::call("StartContainer", self.timeout, self.pods.clone().start_container(request)).await.map(|_| ())
     }
 
     /// Stops a container: the image's stop signal, SIGKILL after `grace` seconds. Idempotent.
-    pub async fn stop_container(&self, id: &str, grace: i64) -> Result<(), RuntimeError> {
+    pub(crate) async fn stop_container(&self, id: &str, grace: i64) -> Result<(), RuntimeError> {
         let request = v1::StopContainerRequest { container_id: id.to_owned(), timeout: grace };
         let deadline = self.timeout + seconds(grace);
         let reply = Self::call("StopContainer", deadline, self.pods.clone().stop_container(request)).await;
@@ -242,7 +237,7 @@ impl Runtime {
     }
 
     /// Removes a container, by force. Idempotent.
-    pub async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+    pub(crate) async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
         let request = v1::RemoveContainerRequest { container_id: id.to_owned() };
         let reply =
             Self::call("RemoveContainer", self.timeout, self.pods.clone().remove_container(request)).await;
@@ -250,7 +245,7 @@ impl Runtime {
     }
 
     /// A container's state in full.
-    pub async fn container(&self, id: &str) -> Result<v1::ContainerStatus, RuntimeError> {
+    pub(crate) async fn container(&self, id: &str) -> Result<v1::ContainerStatus, RuntimeError> {
         let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let reply =
             Self::call("ContainerStatus", self.timeout, self.pods.clone().container_status(request)).await?;
@@ -258,7 +253,7 @@ impl Runtime {
     }
 
     /// Runs a command in a container; the runtime ends it after `limit`, which fails with `DeadlineExceeded`.
-    pub async fn exec(&self, id: &str, command: &[String], limit: Duration) -> Result<ExecOutcome, RuntimeError> {
+    pub(crate) async fn exec(&self, id: &str, command: &[String], limit: Duration) -> Result<ExecOutcome, RuntimeError> {
         let timeout = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
         let request = v1::ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout };
         let reply = Self::call("ExecSync", limit + MARGIN, self.pods.clone().exec_sync(request)).await?;
@@ -268,14 +263,14 @@ impl Runtime {
     }
 
     /// The image, if the runtime has it.
-    pub async fn image(&self, image: &str) -> Result<Option<v1::Image>, RuntimeError> {
+    pub(crate) async fn image(&self, image: &str) -> Result<Option<v1::Image>, RuntimeError> {
         let request = v1::ImageStatusRequest { image: Some(image_spec(image)), verbose: false };
         let reply = Self::call("ImageStatus", self.timeout, self.images.clone().image_status(request)).await?;
         Ok(reply.image)
     }
 
     /// Pulls an image.
-    pub async fn pull(
+    pub(crate) async fn pull(
         &self,
         image: &str,
         auth: Option<v1::AuthConfig>,
@@ -287,7 +282,7 @@ impl Runtime {
     }
 
     /// Container changes as the CRI tells them; unimplemented in older runtimes.
-    pub async fn events(&self) -> Result<impl Stream<Item = Change> + Send + use<>, RuntimeError> {
+    pub(crate) async fn events(&self) -> Result<impl Stream<Item = Change> + Send + use<>, RuntimeError> {
         let mut client = self.pods.clone();
         let events = client.get_container_events(v1::GetEventsRequest {}).await;
         let events = events.map_err(|status| RuntimeError::new("GetContainerEvents", &status))?;
@@ -301,7 +296,7 @@ impl Runtime {
     }
 
     /// The same from containerd's own events.
-    pub async fn containerd_events(&self) -> Result<impl Stream<Item = Change> + Send + use<>, RuntimeError> {
+    pub(crate) async fn containerd_events(&self) -> Result<impl Stream<Item = Change> + Send + use<>, RuntimeError> {
         let filters = ["/tasks/exit", "/containers/delete"].map(|topic| format!("topic==\"{topic}\"")).into();
         let mut client = self.events.clone();
         let events = client.subscribe(Request::new(SubscribeRequest { filters })).await;
@@ -346,7 +341,7 @@ fn seconds(seconds: i64) -> Duration {
 }
 
 /// A time of the CRI; 0 (and Go's zero time, which is before 1970) means none.
-pub fn time(nanoseconds: i64) -> Option<Timestamp> {
+pub(crate) fn time(nanoseconds: i64) -> Option<Timestamp> {
     if nanoseconds <= 0 {
         return None;
     }

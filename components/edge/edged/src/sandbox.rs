@@ -15,7 +15,7 @@ const MAX_HOSTNAME: usize = 63;
 const MAX_NAMESERVERS: usize = 3;
 
 /// The configuration of the pod's sandbox. `resolv_conf` is the text of the host's resolver file.
-pub fn config(pod: &Pod, settings: &Settings, resolv_conf: &str, attempt: u32) -> v1::PodSandboxConfig {
+pub(crate) fn config(pod: &Pod, settings: &Settings, resolv_conf: &str, attempt: u32) -> v1::PodSandboxConfig {
     let spec = pod.spec();
     let host_network = spec.host_network == Some(true);
     let sysctls = spec.security_context.iter().filter_map(|c| c.sysctls.as_ref()).flatten();
@@ -45,14 +45,14 @@ pub fn config(pod: &Pod, settings: &Settings, resolv_conf: &str, attempt: u32) -
 }
 
 /// The pod's host name: `spec.hostname`, else its name, cut to what Linux takes.
-pub fn hostname(pod: &Pod) -> String {
+pub(crate) fn hostname(pod: &Pod) -> String {
     let name = pod.spec().hostname.as_deref().filter(|name| !name.is_empty()).unwrap_or(&pod.key.name);
     let short = &name[..name.len().min(MAX_HOSTNAME)];
     short.trim_end_matches(['-', '.']).to_owned()
 }
 
 /// The fully qualified name, for pods with a subdomain.
-pub fn fqdn(pod: &Pod, cluster_domain: &str) -> Option<String> {
+pub(crate) fn fqdn(pod: &Pod, cluster_domain: &str) -> Option<String> {
     let subdomain = pod.spec().subdomain.as_deref().filter(|subdomain| !subdomain.is_empty())?;
     Some(format!("{}.{subdomain}.{}.svc.{cluster_domain}", hostname(pod), pod.key.namespace))
 }

@@ -10,7 +10,7 @@ use crate::model::Pod;
 
 /// The user an image runs as, from the runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ImageUser {
+pub(crate) struct ImageUser {
     /// Numeric user.
     pub uid: Option<i64>,
     /// Named user, empty when there is none.
@@ -18,7 +18,7 @@ pub struct ImageUser {
 }
 
 /// A container's security context, or why it may not run (the message of `CreateContainerConfigError`).
-pub fn of_container(
+pub(crate) fn of_container(
     pod: &Pod,
     container: &core::Container,
     image: &ImageUser,
@@ -83,7 +83,7 @@ fn check_non_root(
 }
 
 /// The sandbox's security context.
-pub fn of_sandbox(pod: &Pod) -> v1::LinuxSandboxSecurityContext {
+pub(crate) fn of_sandbox(pod: &Pod) -> v1::LinuxSandboxSecurityContext {
     let context = pod.spec().security_context.as_ref();
     let containers = pod.spec().containers.iter().chain(pod.spec().init_containers.iter().flatten());
     v1::LinuxSandboxSecurityContext {

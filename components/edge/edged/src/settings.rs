@@ -9,7 +9,7 @@ use crate::volumes::PodDirs;
 
 /// The same for every pod, fixed at start.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The Node object's name; only pods bound to it run here.
     pub node_name: String,
     /// Pod directories.
@@ -30,7 +30,7 @@ pub struct Settings {
 
 impl Settings {
     /// Picks them out; `memory_capacity` comes from the machine.
-    pub fn new(config: &EdgeCore, memory_capacity: i64) -> Self {
+    pub(crate) fn new(config: &EdgeCore, memory_capacity: i64) -> Self {
         let edged = &config.modules.edged;
         let kubelet = &edged.tailored_kubelet_config;
         Self {
@@ -46,12 +46,12 @@ impl Settings {
     }
 
     /// `<podLogsDir>/<namespace>_<name>_<uid>`.
-    pub fn log_dir(&self, pod: &Pod) -> PathBuf {
+    pub(crate) fn log_dir(&self, pod: &Pod) -> PathBuf {
         log_dir(&self.pod_logs_dir, &pod.key.namespace, &pod.key.name, &pod.uid)
     }
 }
 
 /// Where the kubelet puts a pod's logs.
-pub fn log_dir(root: &Path, namespace: &str, name: &str, uid: &str) -> PathBuf {
+pub(crate) fn log_dir(root: &Path, namespace: &str, name: &str, uid: &str) -> PathBuf {
     root.join(format!("{namespace}_{name}_{uid}"))
 }

@@ -15,7 +15,7 @@ use crate::quantity;
 
 /// What edged reports of a pod now. `previous` is what it reported last: transition times and the last state of
 /// containers whose older attempt is gone come from it.
-pub fn pod_status(
+pub(crate) fn pod_status(
     pod: &Pod,
     observed: &Observed,
     live: &Live,
@@ -61,7 +61,7 @@ pub fn pod_status(
 }
 
 /// The sandbox's addresses, the node's with host network.
-pub fn pod_ips(pod: &Pod, observed: &Observed, facts: &NodeFacts) -> Vec<IpAddr> {
+pub(crate) fn pod_ips(pod: &Pod, observed: &Observed, facts: &NodeFacts) -> Vec<IpAddr> {
     match &observed.sandbox {
         Some(sandbox) if sandbox.ready && pod.spec().host_network == Some(true) => facts.host_ips.clone(),
         Some(sandbox) if sandbox.ready => sandbox.ips.clone(),
@@ -157,7 +157,7 @@ fn container_status(
 }
 
 /// An init container that keeps running beside the pod's containers (KEP-753).
-pub fn is_sidecar(container: &core::Container) -> bool {
+pub(crate) fn is_sidecar(container: &core::Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
@@ -422,7 +422,7 @@ fn readiness_gates(pod: &Pod) -> Verdict {
 }
 
 /// `Guaranteed`, `Burstable` or `BestEffort` (`pkg/apis/core/v1/helper/qos`).
-pub fn qos_class(spec: &core::PodSpec) -> &'static str {
+pub(crate) fn qos_class(spec: &core::PodSpec) -> &'static str {
     let containers = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let amount = |list: Option<&BTreeMap<String, _>>, name: &str| {
         list.and_then(|l| l.get(name))
@@ -454,7 +454,7 @@ fn whole_seconds(time: Timestamp) -> Time {
 
 /// The strategic-merge patch that makes the cloud's pod show exactly this status. Fields that lists or absence would
 /// leave standing are replaced or set to null; conditions of others (readiness gates) stay.
-pub fn status_patch(uid: &str, status: &core::PodStatus) -> Vec<u8> {
+pub(crate) fn status_patch(uid: &str, status: &core::PodStatus) -> Vec<u8> {
     let mut json = serde_json::to_value(status).unwrap_or_default();
     if let Value::Object(fields) = &mut json {
         for name in ["reason", "message", "podIP"] {

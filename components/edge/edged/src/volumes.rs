@@ -23,7 +23,7 @@ use crate::quantity;
 
 /// Why a volume cannot be used; edged tries again, and writes a `FailedMount` event.
 #[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
+pub(crate) enum VolumeError {
     /// The volume cannot be set up.
     #[error("MountVolume.SetUp failed for volume {volume:?} : {reason}")]
     SetUp {
@@ -46,31 +46,31 @@ pub enum VolumeError {
 
 /// Where pods' files live.
 #[derive(Clone, Debug)]
-pub struct PodDirs {
+pub(crate) struct PodDirs {
     /// The kubelet's root directory, `/var/lib/kubelet`.
     pub root: PathBuf,
 }
 
 impl PodDirs {
     /// `<root>/pods/<uid>`. The uid was checked when the pod was parsed.
-    pub fn pod(&self, uid: &str) -> PathBuf {
+    pub(crate) fn pod(&self, uid: &str) -> PathBuf {
         self.root.join("pods").join(uid)
     }
 
     /// A volume's directory.
-    pub fn volume(&self, uid: &str, plugin: &str, name: &str) -> PathBuf {
+    pub(crate) fn volume(&self, uid: &str, plugin: &str, name: &str) -> PathBuf {
         self.pod(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
     /// A container's own directory (termination log).
-    pub fn container(&self, uid: &str, container: &str) -> PathBuf {
+    pub(crate) fn container(&self, uid: &str, container: &str) -> PathBuf {
         self.pod(uid).join("containers").join(container)
     }
 }
 
 /// One bind mount of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VolumeMount {
+pub(crate) struct VolumeMount {
     /// In the container.
     pub container_path: String,
     /// On the host.
@@ -83,7 +83,7 @@ pub struct VolumeMount {
 
 /// A token that must be fetched before [`set_up`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenRequest {
+pub(crate) struct TokenRequest {
     /// The projected volume.
     pub volume: String,
     /// Index of the source in it.
@@ -97,7 +97,7 @@ pub struct TokenRequest {
 }
 
 /// The tokens a pod's projected volumes need.
-pub fn token_requests(pod: &Pod) -> Vec<TokenRequest> {
+pub(crate) fn token_requests(pod: &Pod) -> Vec<TokenRequest> {
     let account = pod.spec().service_account_name.clone().filter(|name| !name.is_empty());
     let account = account.unwrap_or_else(|| "default".to_owned());
     let mut requests = Vec::new();
@@ -120,7 +120,7 @@ pub fn token_requests(pod: &Pod) -> Vec<TokenRequest> {
 }
 
 /// Creates or refreshes every volume of the pod.
-pub fn set_up(
+pub(crate) fn set_up(
     pod: &Pod,
     dirs: &PodDirs,
     objects: &Objects,
@@ -238,7 +238,7 @@ fn host_path(source: &core::HostPathVolumeSource) -> Result<(), String> {
 /// What a container mounts, in the order of its spec. Paths are resolved now: a `subPath` may not leave its volume,
 /// through a link neither. (A pod that swaps a link between this check and the runtime's mount is not caught: the
 /// runtime takes paths, not descriptors.)
-pub fn mounts(
+pub(crate) fn mounts(
     pod: &Pod,
     container: &core::Container,
     env: &[(String, String)],
@@ -324,7 +324,7 @@ fn is_data_volume(pod: &Pod, name: &str) -> bool {
 }
 
 /// Unmounts and removes all of a pod's files. Nothing to do is success.
-pub fn tear_down(uid: &str, dirs: &PodDirs) -> io::Result<()> {
+pub(crate) fn tear_down(uid: &str, dirs: &PodDirs) -> io::Result<()> {
     let pod = dirs.pod(uid);
     for plugin in ["secret", "projected", "empty-dir"] {
         let volumes = pod.join("volumes").join(format!("kubernetes.io~{plugin}"));

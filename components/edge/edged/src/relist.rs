@@ -1,0 +1,229 @@
+//! Keeps the inventory true: a listing at start, then whatever the runtime tells of, and a listing now and then for what
+//! it did not tell. Also the judge of the runtime's health.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::runtime as v1;
+use futures_util::{Stream, StreamExt};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::Agent;
+use crate::model::{ContainerState, Sandbox};
+use crate::node::RuntimeHealth;
+use crate::observe;
+use crate::runtime::{Change, Listing, RuntimeError, time};
+
+/// Between listings where the runtime tells of changes: only for what a lost event would have told.
+const QUIET: Duration = Duration::from_secs(30);
+/// Between listings where it does not, while there are pods: how late an end may be noticed.
+const POLL: Duration = Duration::from_secs(1);
+/// The same without pods.
+const POLL_IDLE: Duration = Duration::from_secs(10);
+/// After a listing was asked for: what comes together is listed once.
+const GATHER: Duration = Duration::from_millis(50);
+/// How long after telling of an end a runtime may still call the container running.
+const SETTLE: [u64; 5] = [0, 5, 20, 80, 320];
+/// Between tries of a runtime that does not answer: doubled from the first to the last.
+const ABSENT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
+
+/// Runs until `shutdown`. The first verdict about the runtime, good or bad, changes `health`.
+pub(crate) async fn run(agent: Arc<Agent>, health: watch::Sender<RuntimeHealth>, shutdown: CancellationToken) {
+    let mut pause = ABSENT.0;
+    while !shutdown.is_cancelled() {
+        let round = watch_runtime(&agent, &health, &mut pause);
+        let Some(Err(e)) = shutdown.run_until_cancelled(round).await else { return };
+        agent.set_usable(false);
+        let message = format!("container runtime is down: {} failed: {e}", e.call);
+        if health.borrow().ready || health.borrow().message.is_empty() {
+            tracing::error!(call = e.call, error = %e, "the container runtime does not answer; pods wait for it");
+        }
+        health.send_if_modified(|health| {
+            let changed = health.ready || health.message.is_empty();
+            *health = RuntimeHealth { ready: false, message, version: health.version.clone() };
+            changed
+        });
+        let jitter = Duration::from_millis(fastrand::u64(0..50));
+        shutdown.run_until_cancelled(sleep(pause + jitter)).await;
+        pause = (pause * 2).min(ABSENT.1);
+    }
+}
+
+/// Follows the runtime until it fails.
+async fn watch_runtime(
+    agent: &Arc<Agent>,
+    health: &watch::Sender<RuntimeHealth>,
+    pause: &mut Duration,
+) -> Result<(), RuntimeError> {
+    let (name, version) = agent.runtime.version().await?;
+    // Before the listing, so that nothing falls between the two.
+    let mut changes = subscribe(agent).await?;
+    agent.set_runtime_name(&name);
+    let version = format!("{name}://{version}");
+    list(agent).await?;
+    agent.set_usable(true);
+    *pause = ABSENT.0;
+    loop {
+        let fault = agent.runtime.fault().await?;
+        health.send_if_modified(|health| {
+            let now = RuntimeHealth {
+                ready: fault.is_none(),
+                message: fault.unwrap_or_default(),
+                version: version.clone(),
+            };
+            if *health != now && now.ready {
+                tracing::info!(version, "the container runtime is ready");
+            }
+            let changed = *health != now;
+            *health = now;
+            changed
+        });
+        let unfit = !health.borrow().ready;
+        let every = match &changes {
+            // Not ready yet: soon it may be.
+            _ if unfit => POLL,
+            Some(_) => QUIET,
+            None if agent.has_pods() => POLL,
+            None => POLL_IDLE,
+        };
+        let due = Instant::now() + every;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => break,
+                () = agent.relist.notified() => {
+                    sleep(GATHER).await;
+                    break;
+                }
+                change = next(&mut changes) => match change {
+                    Some(Change::One(id)) => {
+                        let agent = agent.clone();
+                        tokio::spawn(async move { look_at(&agent, &id).await });
+                    }
+                    Some(Change::Removed) => agent.relist.notify_one(),
+                    None => {
+                        // The stream broke: the runtime restarts, or never had one that lasts.
+                        agent.runtime.version().await?;
+                        changes = subscribe(agent).await?;
+                        break;
+                    }
+                },
+            }
+        }
+        list(agent).await?;
+    }
+}
+
+async fn next(changes: &mut Option<Changes>) -> Option<Change> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The CRI's events, else containerd's, else none.
+async fn subscribe(agent: &Agent) -> Result<Option<Changes>, RuntimeError> {
+    match agent.runtime.events().await {
+        Ok(changes) => return Ok(Some(Box::pin(changes))),
+        Err(e) if e.is_unimplemented() => {}
+        Err(e) => return Err(e),
+    }
+    match agent.runtime.containerd_events().await {
+        Ok(changes) => Ok(Some(Box::pin(changes))),
+        Err(e) if e.is_unimplemented() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Looks at what an event named. The event may come before the runtime's own books are made up.
+async fn look_at(agent: &Agent, id: &str) {
+    let found = {
+        let inventory = agent.inventory();
+        inventory.owner(id).map(|(uid, is_container)| (uid.to_owned(), is_container)).and_then(|(uid, is_container)| {
+            let key = inventory.pods().find(|(known, _)| *known == uid)?.1.clone();
+            let sandbox = inventory.container(&uid, id).and_then(|c| c.sandbox.clone());
+            Some((uid, key, is_container, sandbox))
+        })
+    };
+    // Made a moment ago, or not a pod's.
+    let Some((uid, key, is_container, sandbox)) = found else { return agent.relist.notify_one() };
+    for wait in SETTLE {
+        sleep(Duration::from_millis(wait)).await;
+        let running = if is_container {
+            let container = agent.observe_container(&uid, &key, id, sandbox.clone()).await;
+            container.is_ok_and(|c| matches!(c.record.state, ContainerState::Running { .. }))
+        } else {
+            agent.observe_sandbox(&uid, &key, id).await.is_ok_and(|sandbox| sandbox.ready)
+        };
+        if !running {
+            return;
+        }
+    }
+    agent.relist.notify_one();
+}
+
+/// Lists everything and looks closer at what is new or changed.
+async fn list(agent: &Agent) -> Result<(), RuntimeError> {
+    let began = agent.inventory().begin();
+    let Listing { sandboxes, containers } = agent.runtime.list().await?;
+    let mut present = BTreeSet::new();
+    for listed in sandboxes {
+        present.insert(listed.id.clone());
+        let Some((uid, key)) = observe::owner(&listed.labels) else { continue };
+        let ready = listed.state == v1::PodSandboxState::SandboxReady as i32;
+        let known = agent.inventory().sandbox(&uid, &listed.id).map(|sandbox| sandbox.ready);
+        if known == Some(ready) {
+            continue;
+        }
+        // A ready one is asked for its addresses.
+        let sandbox = if ready {
+            match agent.runtime.sandbox(&listed.id).await {
+                Ok(sandbox) => sandbox,
+                Err(e) if e.is_not_found() => continue,
+                Err(e) => return Err(e),
+            }
+        } else {
+            Sandbox {
+                id: listed.id.clone(),
+                ready,
+                ips: Vec::new(),
+                attempt: listed.metadata.unwrap_or_default().attempt,
+                created_at: time(listed.created_at).unwrap_or(Timestamp::UNIX_EPOCH),
+            }
+        };
+        agent.note_sandbox(&uid, &key, sandbox, began);
+    }
+    for listed in containers {
+        present.insert(listed.id.clone());
+        let Some((uid, key)) = observe::owner(&listed.labels) else { continue };
+        let state = v1::ContainerState::try_from(listed.state).unwrap_or(v1::ContainerState::ContainerUnknown);
+        let known = agent.inventory().container(&uid, &listed.id).map(|c| as_listed(&c.record.state));
+        if known == Some(state) {
+            continue;
+        }
+        match agent.observe_container(&uid, &key, &listed.id, Some(listed.pod_sandbox_id)).await {
+            Err(e) if !e.is_not_found() => return Err(e),
+            _ => {}
+        }
+    }
+    let changed = agent.inventory().retain(began, &present);
+    for uid in changed {
+        agent.wake(&uid);
+    }
+    Ok(())
+}
+
+fn as_listed(state: &ContainerState) -> v1::ContainerState {
+    match state {
+        ContainerState::Created => v1::ContainerState::ContainerCreated,
+        ContainerState::Running { .. } => v1::ContainerState::ContainerRunning,
+        ContainerState::Exited { .. } => v1::ContainerState::ContainerExited,
+        ContainerState::Unknown => v1::ContainerState::ContainerUnknown,
+    }
+}
