@@ -2,12 +2,11 @@
 //! it did not tell. Also the judge of the runtime's health.
 
 use std::collections::BTreeSet;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cri::runtime as v1;
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -17,7 +16,7 @@ use crate::agent::Agent;
 use crate::model::{ContainerState, Sandbox};
 use crate::node::RuntimeHealth;
 use crate::observe;
-use crate::runtime::{Change, Listing, RuntimeError, time};
+use crate::runtime::{Change, Changes, Listing, RuntimeError, time};
 
 /// Between listings where the runtime tells of changes: only for what a lost event would have told.
 const QUIET: Duration = Duration::from_secs(30);
@@ -31,8 +30,6 @@ const GATHER: Duration = Duration::from_millis(50);
 const SETTLE: [u64; 5] = [0, 5, 20, 80, 320];
 /// Between tries of a runtime that does not answer: doubled from the first to the last.
 const ABSENT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-
-type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
 
 /// Runs until `shutdown`. The first verdict about the runtime, good or bad, changes `health`.
 pub(crate) async fn run(agent: Arc<Agent>, health: watch::Sender<RuntimeHealth>, shutdown: CancellationToken) {
@@ -63,8 +60,11 @@ async fn watch_runtime(
     pause: &mut Duration,
 ) -> Result<(), RuntimeError> {
     let (name, version) = agent.runtime.version().await?;
-    // Before the listing, so that nothing falls between the two.
-    let mut changes = subscribe(agent).await?;
+    // Before the listing, so that little falls between the two.
+    let mut changes = Some(agent.runtime.events());
+    let mut told_by_cri = true;
+    // Whether the runtime tells of changes shows within this; and what fell between is listed then.
+    let mut fresh = true;
     agent.set_runtime_name(&name);
     let version = format!("{name}://{version}");
     list(agent).await?;
@@ -88,11 +88,12 @@ async fn watch_runtime(
         let unfit = !health.borrow().ready;
         let every = match &changes {
             // Not ready yet: soon it may be.
-            _ if unfit => POLL,
+            _ if unfit || fresh => POLL,
             Some(_) => QUIET,
             None if agent.has_pods() => POLL,
             None => POLL_IDLE,
         };
+        fresh = false;
         let due = Instant::now() + every;
         loop {
             tokio::select! {
@@ -102,15 +103,20 @@ async fn watch_runtime(
                     break;
                 }
                 change = next(&mut changes) => match change {
-                    Some(Change::One(id)) => {
+                    Some(Ok(Change::One(id))) => {
                         let agent = agent.clone();
                         tokio::spawn(async move { look_at(&agent, &id).await });
                     }
-                    Some(Change::Removed) => agent.relist.notify_one(),
+                    Some(Ok(Change::Removed)) => agent.relist.notify_one(),
+                    Some(Err(e)) if e.is_unimplemented() => {
+                        changes = told_by_cri.then(|| agent.runtime.containerd_events());
+                        told_by_cri = false;
+                    }
+                    Some(Err(e)) => return Err(e),
                     None => {
-                        // The stream broke: the runtime restarts, or never had one that lasts.
-                        agent.runtime.version().await?;
-                        changes = subscribe(agent).await?;
+                        // Ended in order: open it again, but not in a hurry.
+                        changes = Some(agent.runtime.events());
+                        (told_by_cri, fresh) = (true, true);
                         break;
                     }
                 },
@@ -120,24 +126,10 @@ async fn watch_runtime(
     }
 }
 
-async fn next(changes: &mut Option<Changes>) -> Option<Change> {
+async fn next(changes: &mut Option<Changes>) -> Option<Result<Change, RuntimeError>> {
     match changes {
         Some(changes) => changes.next().await,
         None => std::future::pending().await,
-    }
-}
-
-/// The CRI's events, else containerd's, else none.
-async fn subscribe(agent: &Agent) -> Result<Option<Changes>, RuntimeError> {
-    match agent.runtime.events().await {
-        Ok(changes) => return Ok(Some(Box::pin(changes))),
-        Err(e) if e.is_unimplemented() => {}
-        Err(e) => return Err(e),
-    }
-    match agent.runtime.containerd_events().await {
-        Ok(changes) => Ok(Some(Box::pin(changes))),
-        Err(e) if e.is_unimplemented() => Ok(None),
-        Err(e) => Err(e),
     }
 }
 

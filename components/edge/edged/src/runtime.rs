@@ -2,10 +2,11 @@
 //! speaks gRPC.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use cri::containerd::events_client::EventsClient;
-use cri::containerd::{SubscribeRequest, TaskEvent};
+use cri::containerd::{Envelope, SubscribeRequest, TaskEvent};
 use cri::runtime as v1;
 use cri::runtime::image_service_client::ImageServiceClient;
 use cri::runtime::runtime_service_client::RuntimeServiceClient;
@@ -14,7 +15,7 @@ use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use prost::Message;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::model::Sandbox;
 
@@ -281,49 +282,65 @@ impl Runtime {
         Self::call("PullImage", PULL_TIMEOUT, self.images.clone().pull_image(request)).await.map(|_| ())
     }
 
-    /// Container changes as the CRI tells them; unimplemented in older runtimes.
-    pub(crate) async fn events(&self) -> Result<impl Stream<Item = Change> + Send + use<>, RuntimeError> {
+    /// Container changes as the CRI tells them; older runtimes end the stream with `Unimplemented` at once.
+    ///
+    /// Go's servers send nothing, not even headers, before the first event: whether the stream is open cannot be waited
+    /// for.
+    pub(crate) fn events(&self) -> Changes {
         let mut client = self.pods.clone();
-        let events = client.get_container_events(v1::GetEventsRequest {}).await;
-        let events = events.map_err(|status| RuntimeError::new("GetContainerEvents", &status))?;
-        Ok(until_broken(events.into_inner()).map(|event| {
-            if event.container_event_type == v1::ContainerEventType::ContainerDeletedEvent as i32 {
+        let open = async move { client.get_container_events(v1::GetEventsRequest {}).await };
+        told("GetContainerEvents", open, |event: v1::ContainerEventResponse| {
+            let deleted = v1::ContainerEventType::ContainerDeletedEvent as i32;
+            Some(if event.container_event_type == deleted {
                 Change::Removed
             } else {
                 Change::One(event.container_id)
-            }
-        }))
+            })
+        })
     }
 
     /// The same from containerd's own events.
-    pub(crate) async fn containerd_events(&self) -> Result<impl Stream<Item = Change> + Send + use<>, RuntimeError> {
+    pub(crate) fn containerd_events(&self) -> Changes {
         let filters = ["/tasks/exit", "/containers/delete"].map(|topic| format!("topic==\"{topic}\"")).into();
         let mut client = self.events.clone();
-        let events = client.subscribe(Request::new(SubscribeRequest { filters })).await;
-        let events = events.map_err(|status| RuntimeError::new("Subscribe", &status))?;
-        Ok(until_broken(events.into_inner()).filter_map(|envelope| {
-            let change = (envelope.namespace == "k8s.io")
-                .then(|| TaskEvent::decode(envelope.event.unwrap_or_default().value.as_slice()).ok())
-                .flatten()
-                .and_then(|event| match envelope.topic.as_str() {
-                    "/containers/delete" => Some(Change::Removed),
-                    // Processes exec'ed into a container end, too: probes would make a storm of hints.
-                    _ => (event.id == event.container_id).then_some(Change::One(event.container_id)),
-                });
-            std::future::ready(change)
-        }))
+        let open = async move { client.subscribe(Request::new(SubscribeRequest { filters })).await };
+        told("Subscribe", open, |envelope: Envelope| {
+            if envelope.namespace != "k8s.io" {
+                return None;
+            }
+            let event = TaskEvent::decode(envelope.event.unwrap_or_default().value.as_slice()).ok()?;
+            match envelope.topic.as_str() {
+                "/containers/delete" => Some(Change::Removed),
+                // Processes exec'ed into a container end, too: probes would make a storm of hints.
+                _ => (event.id == event.container_id).then_some(Change::One(event.container_id)),
+            }
+        })
     }
+}
+
+/// Changes until the stream ends, its error last.
+pub(crate) type Changes = Pin<Box<dyn Stream<Item = Result<Change, RuntimeError>> + Send>>;
+
+fn told<T: Send + 'static>(
+    call: &'static str,
+    open: impl Future<Output = Result<Response<Streaming<T>>, Status>> + Send + 'static,
+    read: impl Fn(T) -> Option<Change> + Send + 'static,
+) -> Changes {
+    let events = stream::once(open).flat_map(|opened| match opened {
+        Ok(response) => response.into_inner().left_stream(),
+        Err(status) => stream::once(std::future::ready(Err(status))).right_stream(),
+    });
+    Box::pin(events.filter_map(move |event| {
+        let change = match event {
+            Ok(event) => read(event).map(Ok),
+            Err(status) => Some(Err(RuntimeError::new(call, &status))),
+        };
+        std::future::ready(change)
+    }))
 }
 
 /// Most of a command's output that is kept: what an event can show.
 const MAX_OUTPUT: usize = 1024;
-
-fn until_broken<T: Send + 'static>(events: tonic::Streaming<T>) -> impl Stream<Item = T> + Send {
-    stream::unfold(events, |mut events| async move {
-        let next = events.message().await.ok().flatten()?;
-        Some((next, events))
-    })
-}
 
 fn gone_is_done<R>(reply: Result<R, RuntimeError>) -> Result<(), RuntimeError> {
     match reply {
