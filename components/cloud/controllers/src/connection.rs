@@ -110,6 +110,8 @@ async fn from_file(path: &Path, master: Option<&str>) -> anyhow::Result<kube::Cl
 
 fn client(mut config: kube::Config) -> anyhow::Result<kube::Client> {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // Callers repeat by themselves, each at its own pace; repeating down here would only hide from them that the API is away.
+    config.default_retry = false;
     Ok(kube::Client::try_from(config)?)
 }
 

@@ -19,6 +19,8 @@ mod records;
 mod request;
 mod service;
 mod standalone;
+#[cfg(test)]
+mod tests;
 mod upstream;
 mod watches;
 mod world;
