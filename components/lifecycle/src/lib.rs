@@ -54,7 +54,7 @@ where
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let hint = error::hint(&error);
-            tracing::error!(component = name, error = format!("{error:#}"), hint, "ended with an error");
+            tracing::error!(error = format!("{error:#}"), hint, "ended with an error");
             if error::is_config(&error) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
@@ -74,7 +74,7 @@ where
         let shutdown = CancellationToken::new();
         spawn_signals(shutdown.clone())?;
         let context = Context::new(environment, shutdown.clone());
-        tracing::info!(component = name, generation = context.generation(), "started");
+        tracing::info!("started");
         tokio::select! {
             result = component(context) => result,
             () = overdue(&shutdown) => Err(anyhow::anyhow!("did not end within {} s of being asked to", DRAIN.as_secs())),
@@ -83,7 +83,7 @@ where
     // Not awaited: a blocking call that hangs must not keep the process.
     runtime.shutdown_background();
     if result.is_ok() {
-        tracing::info!(component = name, "ended");
+        tracing::info!("ended");
     }
     result
 }
