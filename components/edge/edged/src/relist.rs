@@ -26,8 +26,8 @@ const POLL: Duration = Duration::from_secs(1);
 const POLL_IDLE: Duration = Duration::from_secs(10);
 /// After a listing was asked for: what comes together is listed once.
 const GATHER: Duration = Duration::from_millis(50);
-/// How long after telling of an end a runtime may still call the container running.
-const SETTLE: [u64; 5] = [0, 5, 20, 80, 320];
+/// How long after telling of an end a runtime may still call the container running, in milliseconds from look to look.
+const SETTLE: [u64; 10] = [0, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
 /// Between tries of a runtime that does not answer: doubled from the first to the last.
 const ABSENT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 

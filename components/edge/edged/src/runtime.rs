@@ -299,9 +299,10 @@ impl Runtime {
         })
     }
 
-    /// The same from containerd's own events.
+    /// The same from containerd's own events. A task is deleted by the CRI's own handling of its end, just before the
+    /// CRI tells of it; its exit is told much earlier.
     pub(crate) fn containerd_events(&self) -> Changes {
-        let filters = ["/tasks/exit", "/containers/delete"].map(|topic| format!("topic==\"{topic}\"")).into();
+        let filters = ["/tasks/delete", "/containers/delete"].map(|topic| format!("topic==\"{topic}\"")).into();
         let mut client = self.events.clone();
         let open = async move { client.subscribe(Request::new(SubscribeRequest { filters })).await };
         told("Subscribe", open, |envelope: Envelope| {
@@ -312,7 +313,7 @@ impl Runtime {
             match envelope.topic.as_str() {
                 "/containers/delete" => Some(Change::Removed),
                 // Processes exec'ed into a container end, too: probes would make a storm of hints.
-                _ => (event.id == event.container_id).then_some(Change::One(event.container_id)),
+                _ => event.id.is_empty().then_some(Change::One(event.container_id)),
             }
         })
     }
