@@ -39,16 +39,16 @@ impl Waiting {
 pub(super) async fn run(
     node: &NodeName,
     controllers: &ControllersClient,
-    mut acknowledged: mpsc::UnboundedReceiver<AcknowledgedRequest>,
+    mut acknowledged: mpsc::UnboundedReceiver<Box<AcknowledgedRequest>>,
 ) -> End {
     let mut waiting = Waiting::default();
     loop {
         while let Ok(ack) = acknowledged.try_recv() {
-            waiting.push(ack);
+            waiting.push(*ack);
         }
         let Some(ack) = waiting.pop() else {
             match acknowledged.recv().await {
-                Some(ack) => waiting.push(ack),
+                Some(ack) => waiting.push(*ack),
                 None => return End::Closed,
             }
             continue;

@@ -73,6 +73,7 @@ pub(crate) async fn run(place: &Place, socket: Socket, hub: &Hub) -> End {
     let (signs, signals) = mpsc::channel(SIGNS);
     let (requests, waiting) = mpsc::channel(UPLOADS);
     let (answers, answered) = mpsc::channel(ANSWERS);
+    // Boxed items: a channel sets aside room for 32 of them.
     let (acknowledged, to_confirm) = mpsc::unbounded_channel();
 
     // Boxed: the loops' own futures are large, and most of their bytes are never needed at the same time.

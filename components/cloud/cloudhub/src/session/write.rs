@@ -30,7 +30,7 @@ struct Writer<'a> {
     window: Window,
     /// The next message, where the window does not admit it yet.
     held: Option<Pending>,
-    acknowledged: mpsc::UnboundedSender<AcknowledgedRequest>,
+    acknowledged: mpsc::UnboundedSender<Box<AcknowledgedRequest>>,
 }
 
 /// Runs until the socket fails or the edge is silent for too long.
@@ -39,7 +39,7 @@ pub(super) async fn run(
     sink: SplitSink<Socket, Message>,
     mut signs: mpsc::Receiver<Sign>,
     mut answers: mpsc::Receiver<Message>,
-    acknowledged: mpsc::UnboundedSender<AcknowledgedRequest>,
+    acknowledged: mpsc::UnboundedSender<Box<AcknowledgedRequest>>,
     hub: &Hub,
 ) -> End {
     let mut writer = Writer { node, sink, window: Window::default(), held: None, acknowledged };
@@ -161,7 +161,7 @@ impl Writer<'_> {
             Sign::Ack(id) => {
                 if let Some(ack) = self.window.acknowledged(&id) {
                     // Fails only when the session is ending.
-                    let _ = self.acknowledged.send(ack);
+                    let _ = self.acknowledged.send(Box::new(ack));
                 }
             }
             // It stays under way and is sent again in a while: what hinders the edge may pass.
