@@ -109,6 +109,7 @@ impl Agent {
             for mailbox in self.mailboxes() {
                 mailbox.wake();
             }
+            self.strangers.notify_one();
         }
     }
 
@@ -173,7 +174,12 @@ impl Agent {
     }
 
     /// Asks the runtime for a sandbox and notes the answer.
-    pub(crate) async fn observe_sandbox(&self, uid: &str, key: &PodKey, id: &str) -> Result<Sandbox, RuntimeError> {
+    pub(crate) async fn observe_sandbox(
+        &self,
+        uid: &str,
+        key: &PodKey,
+        id: &str,
+    ) -> Result<Sandbox, RuntimeError> {
         let asked = self.inventory().begin();
         let sandbox = self.runtime.sandbox(id).await;
         if sandbox.as_ref().is_err_and(RuntimeError::is_not_found) {

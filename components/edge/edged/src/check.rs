@@ -60,7 +60,8 @@ impl Subject {
         } else if let Some(get) = &hook.http_get {
             self.http(get, limit).await
         } else if let Some(sleep) = &hook.sleep {
-            tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0)).min(limit)).await;
+            tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0)).min(limit))
+                .await;
             Ok(())
         } else {
             Err("invalid handler: no exec, httpGet or sleep".to_owned())
@@ -85,11 +86,13 @@ impl Subject {
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         let url = format!("http://{address}{path}");
         let failed = |what: String| format!("Get \"{url}\": {what}");
-        let request = http_request(&path, address, get.http_headers.as_deref().unwrap_or_default()).map_err(&failed)?;
+        let request =
+            http_request(&path, address, get.http_headers.as_deref().unwrap_or_default()).map_err(&failed)?;
         let exchange = async {
             let stream = connect(address, limit).await.map_err(&failed)?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(e.to_string()))?;
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(|e| failed(e.to_string()))?;
             // Ends with the exchange: the sender is dropped with this future.
             let answer = async {
                 let response = sender.send_request(request).await.map_err(|e| failed(e.to_string()))?;
@@ -100,11 +103,10 @@ impl Subject {
             };
             tokio::pin!(connection);
             tokio::pin!(answer);
-            loop {
-                tokio::select! {
-                    status = &mut answer => break status,
-                    _ = &mut connection => return answer.await,
-                }
+            tokio::select! {
+                status = &mut answer => status,
+                // The server closed first: what it sent may still say enough.
+                _ = &mut connection => answer.await,
             }
         };
         let status = timeout(limit, exchange).await.map_err(|_| {
@@ -129,13 +131,13 @@ impl Subject {
         let pods_own = || self.address.map(|ip| SocketAddr::new(ip, port)).ok_or("the pod has no address");
         match host.filter(|host| !host.is_empty()) {
             None => Ok(pods_own()?),
-            Some(host) => match host.parse() {
-                Ok(ip) => Ok(SocketAddr::new(ip, port)),
-                Err(_) => {
-                    let mut found = tokio::net::lookup_host((host, port)).await.map_err(|e| e.to_string())?;
-                    found.next().ok_or_else(|| format!("lookup {host}: no such host"))
+            Some(host) => {
+                if let Ok(ip) = host.parse() {
+                    return Ok(SocketAddr::new(ip, port));
                 }
-            },
+                let mut found = tokio::net::lookup_host((host, port)).await.map_err(|e| e.to_string())?;
+                found.next().ok_or_else(|| format!("lookup {host}: no such host"))
+            }
         }
     }
 }
@@ -152,8 +154,10 @@ fn http_request(
         .body(Empty::new())
         .map_err(|e| e.to_string())?;
     for header in headers {
-        let name: HeaderName = header.name.parse().map_err(|_| format!("invalid header name {:?}", header.name))?;
-        let value = HeaderValue::from_str(&header.value).map_err(|_| format!("invalid value of header {name}"))?;
+        let name: HeaderName =
+            header.name.parse().map_err(|_| format!("invalid header name {:?}", header.name))?;
+        let value =
+            HeaderValue::from_str(&header.value).map_err(|_| format!("invalid value of header {name}"))?;
         // `insert`: what the pod says replaces ours.
         request.headers_mut().insert(name, value);
     }
@@ -190,7 +194,8 @@ struct HealthCheckResponse {
 async fn grpc_health(address: SocketAddr, service: String, limit: Duration) -> Outcome {
     let check = async {
         let endpoint = Endpoint::try_from(format!("http://{address}")).map_err(|e| e.to_string())?;
-        let channel = endpoint.connect().await.map_err(|e| format!("error: failed to connect to {address}: {e}"))?;
+        let channel =
+            endpoint.connect().await.map_err(|e| format!("error: failed to connect to {address}: {e}"))?;
         let mut client = tonic::client::Grpc::new(channel);
         client.ready().await.map_err(|e| e.to_string())?;
         let path = http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Check");
@@ -198,7 +203,8 @@ async fn grpc_health(address: SocketAddr, service: String, limit: Duration) -> O
         let request = tonic::Request::new(HealthCheckRequest { service });
         client.unary(request, path, codec).await.map_err(|e| format!("error: health rpc probe failed: {e}"))
     };
-    let answer = timeout(limit, check).await.map_err(|_| format!("timeout: no answer within {limit:?}"))??;
+    let answer =
+        timeout(limit, check).await.map_err(|_| format!("timeout: no answer within {limit:?}"))??;
     match answer.into_inner().status {
         1 => Ok(()),
         status => Err(format!("service unhealthy (responded with status {status})")),
@@ -264,15 +270,22 @@ mod tests {
         subject().probe(&get, LIMIT).await.expect("success");
         let asked = asked.await.expect("asked").to_lowercase();
         assert!(asked.starts_with("get /a?b http/1.1\r\n"), "{asked}");
-        assert!(asked.contains("host: example.org\r\n") && asked.contains("user-agent: kube-probe/"), "{asked}");
+        assert!(
+            asked.contains("host: example.org\r\n") && asked.contains("user-agent: kube-probe/"),
+            "{asked}"
+        );
         assert_eq!(asked.matches("host:").count(), 1);
     }
 
     #[tokio::test]
     async fn a_closed_port_says_so() {
         let (port, _) = server("").await;
-        subject().probe(&probe(&format!(r#"{{"tcpSocket": {{"port": {port}}}}}"#)), LIMIT).await.expect("open");
-        let refused = subject().probe(&probe(r#"{"tcpSocket": {"port": 1}}"#), LIMIT).await.expect_err("closed");
+        subject()
+            .probe(&probe(&format!(r#"{{"tcpSocket": {{"port": {port}}}}}"#)), LIMIT)
+            .await
+            .expect("open");
+        let refused =
+            subject().probe(&probe(r#"{"tcpSocket": {"port": 1}}"#), LIMIT).await.expect_err("closed");
         assert_eq!(refused, "dial tcp 127.0.0.1:1: connect: connection refused");
     }
 

@@ -168,31 +168,36 @@ impl Files {
     }
 }
 
+/// What every pod with a network of its own finds in its `/etc/hosts`.
+const HOSTS: &str = "# Kubernetes-managed hosts file.
+127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::0\tip6-localnet
+fe00::0\tip6-mcastprefix
+fe00::1\tip6-allnodes
+fe00::2\tip6-allrouters
+";
+
 /// What a pod finds in its `/etc/hosts`; `host` is the host's own, for host network.
 fn hosts_file(pod: &Pod, cluster_domain: &str, host: Option<&str>, pod_ips: &[IpAddr]) -> String {
-    let mut text = match host {
-        Some(host) => format!("# Kubernetes-managed hosts file (host network).\n{host}"),
-        None => {
-            let mut text = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n\
-                ::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\n\
-                fe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
-                .to_owned();
-            let hostname = sandbox::hostname(pod);
-            for ip in pod_ips {
-                text.push_str(&match sandbox::fqdn(pod, cluster_domain) {
-                    Some(fqdn) => format!("{ip}\t{fqdn}\t{hostname}\n"),
-                    None => format!("{ip}\t{hostname}\n"),
-                });
-            }
-            text
+    let mut text = String::new();
+    if let Some(host) = host {
+        text.push_str("# Kubernetes-managed hosts file (host network).\n");
+        text.push_str(host);
+    } else {
+        text.push_str(HOSTS);
+        let hostname = sandbox::hostname(pod);
+        let fqdn = sandbox::fqdn(pod, cluster_domain).map(|fqdn| format!("{fqdn}\t")).unwrap_or_default();
+        for ip in pod_ips {
+            text.push_str(&[&ip.to_string(), "\t", &fqdn, &hostname, "\n"].concat());
         }
-    };
+    }
     let aliases = pod.spec().host_aliases.as_deref().unwrap_or_default();
     if !aliases.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");
         for alias in aliases {
             let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
-            text.push_str(&format!("{}\t{names}\n", alias.ip));
+            text.push_str(&[&alias.ip, "\t", &names, "\n"].concat());
         }
     }
     text

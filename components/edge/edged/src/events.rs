@@ -72,7 +72,13 @@ impl Recorder {
     }
 
     /// An event on the node itself.
-    pub(crate) fn node(&self, name: &str, type_: EventType, reason: &'static str, message: impl Into<String>) {
+    pub(crate) fn node(
+        &self,
+        name: &str,
+        type_: EventType,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
         let object = core::ObjectReference {
             kind: Some("Node".into()),
             name: Some(name.to_owned()),

@@ -91,7 +91,8 @@ pub(crate) fn parse(image: &str) -> Result<String, &'static str> {
     if parts.len() > 1 && is_domain(parts[0]) {
         let domain = parts.remove(0);
         let (host, port) = domain.split_once(':').unwrap_or((domain, "0"));
-        let host_ok = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
+        let host_ok =
+            !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
         if !host_ok || port.parse::<u16>().is_err() {
             return Err(INVALID);
         }
@@ -108,7 +109,8 @@ pub(crate) fn parse(image: &str) -> Result<String, &'static str> {
 /// Letters and digits in runs, joined by one dot, one or two underscores, or dashes.
 fn is_component(part: &str) -> bool {
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    let inside = part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-'));
+    let inside =
+        part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-'));
     let joined = ["..", "._", "_.", "___", ".-", "-.", "_-", "-_"].iter().all(|bad| !part.contains(bad));
     edge(part.chars().next()) && edge(part.chars().last()) && inside && joined
 }
@@ -150,7 +152,9 @@ impl Puller<'_> {
         sandbox_config: v1::PodSandboxConfig,
     ) -> Result<PresentImage, ImageFailure> {
         let wanted = container.image.as_deref().unwrap_or("");
-        let event = |kind, reason, message: String| self.recorder.container(pod, &container.name, kind, reason, message);
+        let event = |kind, reason, message: String| {
+            self.recorder.container(pod, &container.name, kind, reason, message);
+        };
         let image = parse(wanted).map_err(|why| {
             let message =
                 format!("Failed to apply default image tag \"{wanted}\": couldn't parse image name \"{wanted}\": {why}");
@@ -169,7 +173,8 @@ impl Puller<'_> {
                 return Ok(described(present));
             }
             if policy == PullPolicy::Never {
-                let message = format!("Container image \"{wanted}\" is not present with pull policy of Never");
+                let message =
+                    format!("Container image \"{wanted}\" is not present with pull policy of Never");
                 event(Warning, "ErrImageNeverPull", message.clone());
                 return Err(ImageFailure { reason: "ErrImageNeverPull", message });
             }
@@ -190,7 +195,8 @@ impl Puller<'_> {
         };
         pulled.map_err(failed)?;
         let present = self.runtime.image(&image).await.map_err(|e| failed(e.to_string()))?;
-        let present = present.ok_or_else(|| failed(format!("the runtime has no {image} after pulling it")))?;
+        let present =
+            present.ok_or_else(|| failed(format!("the runtime has no {image} after pulling it")))?;
         event(
             Normal,
             "Pulled",
@@ -225,11 +231,18 @@ impl Puller<'_> {
 }
 
 fn described(image: v1::Image) -> PresentImage {
-    PresentImage { id: image.id, user: ImageUser { uid: image.uid.map(|uid| uid.value), name: image.username } }
+    PresentImage {
+        id: image.id,
+        user: ImageUser { uid: image.uid.map(|uid| uid.value), name: image.username },
+    }
 }
 
 fn took(duration: Duration) -> String {
-    if duration.as_secs() > 0 { format!("{:.3}s", duration.as_secs_f64()) } else { format!("{}ms", duration.as_millis()) }
+    if duration.as_secs() > 0 {
+        format!("{:.3}s", duration.as_secs_f64())
+    } else {
+        format!("{}ms", duration.as_millis())
+    }
 }
 
 /// `.dockerconfigjson`.
@@ -269,7 +282,9 @@ pub(crate) fn credentials(pod: &Pod, image: &str, objects: &Objects) -> Vec<v1::
                 let specific = matches(&registry, image)?;
                 Some((specific, auth_config(registry, auth)))
             })),
-            Err(e) => tracing::warn!(pod = %pod.key, secret = secret.name, error = %e, "pull secret does not parse"),
+            Err(e) => {
+                tracing::warn!(pod = %pod.key, secret = secret.name, error = %e, "pull secret does not parse");
+            }
         }
     }
     found.sort_by_key(|(specific, _)| std::cmp::Reverse(*specific));
@@ -292,7 +307,8 @@ fn matches(entry: &str, image: &str) -> Option<usize> {
         None => host == entry_host,
     };
     let covers = |rest: &str| rest.is_empty() || rest.starts_with(['/', ':', '@']);
-    (host_ok && (entry_path.is_empty() || path.strip_prefix(entry_path).is_some_and(covers))).then_some(entry_path.len())
+    (host_ok && (entry_path.is_empty() || path.strip_prefix(entry_path).is_some_and(covers)))
+        .then_some(entry_path.len())
 }
 
 fn auth_config(registry: String, auth: DockerAuth) -> v1::AuthConfig {
@@ -333,9 +349,20 @@ mod tests {
 
     #[test]
     fn impossible_names_are_refused() {
-        for name in
-            ["", "a b", "Busybox", "busybox:", "a//b", "-a", "a..b", "a@sha256:12", "host:99999/a", "a:t:u", "a/..", "é"]
-        {
+        for name in [
+            "",
+            "a b",
+            "Busybox",
+            "busybox:",
+            "a//b",
+            "-a",
+            "a..b",
+            "a@sha256:12",
+            "host:99999/a",
+            "a:t:u",
+            "a/..",
+            "é",
+        ] {
             assert!(parse(name).is_err(), "{name}");
         }
         assert_eq!(parse("UPPER/x"), Err("invalid reference format: repository name must be lowercase"));
@@ -360,9 +387,8 @@ mod tests {
         let secret = format!(r#"{{"data": {{".dockerconfigjson": "{encoded}"}}}}"#);
         objects.put(ObjectKind::Secret, "default", "pull", secret.as_bytes()).expect("valid");
         let pod = pod(r#"{"imagePullSecrets": [{"name": "pull"}, {"name": "none"}], "containers": []}"#);
-        let users = |image| {
-            credentials(&pod, image, &objects).into_iter().map(|a| a.username).collect::<Vec<_>>()
-        };
+        let users =
+            |image| credentials(&pod, image, &objects).into_iter().map(|a| a.username).collect::<Vec<_>>();
         assert_eq!(users("registry.lan:5000/team/app:1"), ["t", "a"]);
         assert_eq!(users("registry.lan:5000/teams/app:1"), ["a"]);
         assert!(users("busybox").is_empty());

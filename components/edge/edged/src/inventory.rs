@@ -5,6 +5,7 @@
 //! not ready), so an older answer about the same id changes nothing. And only a listing that began after an id became
 //! known may conclude from the id's absence that it is gone.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{ContainerRecord, ContainerState, Observed, PodKey, Sandbox};
@@ -72,10 +73,9 @@ impl Inventory {
     pub(crate) fn view(&self, uid: &str) -> PodView {
         let Some(entry) = self.pods.get(uid) else { return PodView::default() };
         let mut sandboxes: Vec<_> = entry.sandboxes.values().map(|s| s.item.clone()).collect();
-        sandboxes.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
+        sandboxes.sort_by_key(|s: &Sandbox| Reverse((s.attempt, s.created_at)));
         let mut containers: Vec<_> = entry.containers.values().map(|c| c.item.clone()).collect();
-        containers
-            .sort_by(|a, b| (b.record.created_at, b.record.attempt).cmp(&(a.record.created_at, a.record.attempt)));
+        containers.sort_by_key(|c: &Container| Reverse((c.record.created_at, c.record.attempt)));
         let records = containers.iter().map(|c| c.record.clone()).collect();
         let observed = Observed { sandbox: sandboxes.first().cloned(), containers: records };
         PodView { observed, sandboxes, containers }
@@ -127,7 +127,13 @@ impl Inventory {
     }
 
     /// Notes a container. Says whether that is news.
-    pub(crate) fn put_container(&mut self, uid: &str, key: &PodKey, container: Container, asked: Stamp) -> bool {
+    pub(crate) fn put_container(
+        &mut self,
+        uid: &str,
+        key: &PodKey,
+        container: Container,
+        asked: Stamp,
+    ) -> bool {
         if self.removed.get(&container.record.id).is_some_and(|removed| *removed >= asked) {
             return false;
         }

@@ -85,8 +85,9 @@ pub(crate) fn spec_hash(container: &core::Container) -> String {
         write!(printed, "{gap}{byte}").expect("a String takes everything");
     }
     printed.push(']');
-    let hash =
-        printed.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash = printed
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     format!("{hash:x}")
 }
 

@@ -81,7 +81,7 @@ async fn run(ctx: Context) -> anyhow::Result<()> {
     let loaded = edgecore::load(ctx.config_path()).map_err(lifecycle::ConfigError::new)?;
     let config = Arc::new(loaded.config);
     let client = MetaManagerClient::new(ctx.call("metamanager")?);
-    let edged = start(config, client, ctx.shutdown().clone())?;
+    let edged = start(&config, client, ctx.shutdown().clone())?;
     let ready = async {
         edged.settled().await;
         ctx.ready();
@@ -113,11 +113,15 @@ impl Edged {
     }
 }
 
-fn start(config: Arc<EdgeCore>, client: MetaManagerClient, shutdown: CancellationToken) -> anyhow::Result<Edged> {
+fn start(
+    config: &Arc<EdgeCore>,
+    client: MetaManagerClient,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Edged> {
     let edged = &config.modules.edged;
     let kubelet = &edged.tailored_kubelet_config;
     let host = Host::read(&edged.root_directory);
-    let settings = Settings::new(&config, host.memory);
+    let settings = Settings::new(config, host.memory);
     let address = match edged.node_ip.parse() {
         Ok(address) => address,
         Err(_) => host::primary_address(),
@@ -134,7 +138,9 @@ fn start(config: Arc<EdgeCore>, client: MetaManagerClient, shutdown: Cancellatio
         &kubelet.image_service_endpoint,
         kubelet.runtime_request_timeout,
     )
-    .with_context(|| format!("could not use containerRuntimeEndpoint {:?}", kubelet.container_runtime_endpoint))?;
+    .with_context(|| {
+        format!("could not use containerRuntimeEndpoint {:?}", kubelet.container_runtime_endpoint)
+    })?;
 
     let mut tasks = tokio::task::JoinSet::new();
     let wanted = edged.report_event || config.apiary.report_event;

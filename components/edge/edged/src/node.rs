@@ -101,6 +101,7 @@ pub(crate) fn node_object(config: &EdgeCore, name: &str, status: core::NodeStatu
 }
 
 /// The node's status now; transition times are kept from `previous` where a condition did not change.
+#[expect(clippy::too_many_arguments, reason = "everything a node's status is made of")]
 pub(crate) fn node_status(
     config: &EdgeCore,
     name: &str,

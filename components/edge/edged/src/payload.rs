@@ -64,7 +64,11 @@ impl Sources<'_> {
     }
 
     /// A `projected` volume's files: its sources one after the other, a later file replacing an earlier one.
-    pub(crate) fn projected(&self, volume: &str, source: &core::ProjectedVolumeSource) -> Result<Payload, String> {
+    pub(crate) fn projected(
+        &self,
+        volume: &str,
+        source: &core::ProjectedVolumeSource,
+    ) -> Result<Payload, String> {
         let default = mode(source.default_mode, DEFAULT_MODE)?;
         let mut payload = Payload::new();
         for (index, source) in source.sources.iter().flatten().enumerate() {

@@ -274,7 +274,8 @@ impl<'a> Planner<'a> {
         if self.memory.over || matches!(phase, Some("Succeeded" | "Failed")) {
             return true;
         }
-        let ended = |container: &core::Container| match self.newest(&container.name).map(|c| &c.record.state) {
+        let ended = |container: &core::Container| match self.newest(&container.name).map(|c| &c.record.state)
+        {
             Some(ContainerState::Exited { exit_code, .. }) if !restarts(spec, container, *exit_code) => {
                 Some(*exit_code)
             }
@@ -362,7 +363,8 @@ impl<'a> Planner<'a> {
             }
         }
         for container in &spec.containers {
-            let running = matches!(self.state(&container.name, sandbox), Some(ContainerState::Running { .. }));
+            let running =
+                matches!(self.state(&container.name, sandbox), Some(ContainerState::Running { .. }));
             let done = match self.newest(&container.name).map(|c| &c.record.state) {
                 Some(ContainerState::Exited { exit_code, .. }) => !restarts(spec, container, *exit_code),
                 _ => false,
@@ -450,7 +452,8 @@ impl<'a> Planner<'a> {
 
     fn end(&mut self, grace: i64) {
         self.plan.stage = Stage::Ending;
-        let starting = |target: &Target| matches!(target, Target::Container(_) | Target::Sandbox | Target::Volumes);
+        let starting =
+            |target: &Target| matches!(target, Target::Container(_) | Target::Sandbox | Target::Volumes);
         let was_starting = self.memory.busy.iter().any(starting);
         if self.stop_all(grace) || was_starting {
             return;
@@ -481,9 +484,8 @@ impl<'a> Planner<'a> {
     /// to stop.
     fn stop_all(&mut self, grace: i64) -> bool {
         let spec = self.pod.spec();
-        let is_init_sidecar = |name: &str| {
-            spec.init_containers.iter().flatten().position(|c| c.name == name && is_sidecar(c))
-        };
+        let is_init_sidecar =
+            |name: &str| spec.init_containers.iter().flatten().position(|c| c.name == name && is_sidecar(c));
         let alive: Vec<&Container> = self
             .view
             .containers
@@ -584,9 +586,15 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// How long a failed action waits: 1 s, then twice as long each time, at most 30 s.
-pub(crate) fn retry_delay(failures: u32) -> Duration {
-    Duration::from_secs(1 << failures.saturating_sub(1).min(5)).min(Duration::from_secs(30))
+/// How long a failed action waits: twice as long each time, at most 30 s. What only the runtime can get wrong begins with
+/// 200 ms: after a restart of edged it is often still undoing what the one before had begun. What is wrong with the pod or
+/// missing in the cloud begins with 1 s.
+pub(crate) fn retry_delay(target: &Target, failures: u32) -> Duration {
+    let first = match target {
+        Target::Sandbox | Target::Id(_) | Target::Files => Duration::from_millis(200),
+        Target::Volumes | Target::Image(_) | Target::Container(_) => Duration::from_secs(1),
+    };
+    (first * (1 << failures.saturating_sub(1).min(8))).min(Duration::from_secs(30))
 }
 
 #[cfg(test)]

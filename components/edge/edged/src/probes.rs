@@ -74,9 +74,13 @@ struct Timing {
 impl Timing {
     fn of(probe: &core::Probe) -> Self {
         let seconds = |value: Option<i32>, default: u64, least: u64| {
-            Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v >= least).unwrap_or(default))
+            Duration::from_secs(
+                value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v >= least).unwrap_or(default),
+            )
         };
-        let count = |value: Option<i32>, default| value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default);
+        let count = |value: Option<i32>, default| {
+            value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default)
+        };
         Self {
             initial_delay: seconds(probe.initial_delay_seconds, 0, 0),
             period: seconds(probe.period_seconds, 10, 1),
@@ -150,7 +154,8 @@ async fn run(start: Start, kind: Kind, probe: core::Probe) {
     let Start { pod, subject, started_at, mailbox, recorder } = start;
     let timing = Timing::of(&probe);
     let mut tally = Tally::default();
-    let mut early = Some(if probe.exec.is_some() { EARLY_EXEC } else { EARLY }).filter(|_| kind != Kind::Liveness);
+    let mut early =
+        Some(if probe.exec.is_some() { EARLY_EXEC } else { EARLY }).filter(|_| kind != Kind::Liveness);
     let age = Duration::try_from(Timestamp::now().duration_since(started_at)).unwrap_or_default();
     tokio::time::sleep(timing.initial_delay.saturating_sub(age)).await;
     let mut due = tokio::time::Instant::now();
@@ -209,22 +214,37 @@ mod tests {
     fn thresholds_count_answers_in_a_row() {
         let t = timing(2, 3);
         assert_eq!(verdicts(&t, &[true, true, true]), [None, Some(true), None]);
-        assert_eq!(verdicts(&t, &[false, false, true, false, false, false]), [None, None, None, None, None, Some(false)]);
+        assert_eq!(
+            verdicts(&t, &[false, false, true, false, false, false]),
+            [None, None, None, None, None, Some(false)]
+        );
         assert_eq!(verdicts(&t, &[true, false, true, true]), [None, None, None, Some(true)]);
     }
 
     #[test]
     fn a_verdict_is_told_once_and_when_it_turns() {
         let t = timing(1, 1);
-        assert_eq!(verdicts(&t, &[true, true, false, false, true]), [Some(true), None, Some(false), None, Some(true)]);
+        assert_eq!(
+            verdicts(&t, &[true, true, false, false, true]),
+            [Some(true), None, Some(false), None, Some(true)]
+        );
     }
 
     #[test]
     fn defaults_are_kubernetes() {
-        let t = Timing::of(&core::Probe { period_seconds: Some(0), timeout_seconds: Some(-1), ..Default::default() });
+        let t = Timing::of(&core::Probe {
+            period_seconds: Some(0),
+            timeout_seconds: Some(-1),
+            ..Default::default()
+        });
         let seconds = Duration::from_secs;
-        let expected =
-            Timing { initial_delay: seconds(0), period: seconds(10), timeout: seconds(1), success: 1, failure: 3 };
+        let expected = Timing {
+            initial_delay: seconds(0),
+            period: seconds(10),
+            timeout: seconds(1),
+            success: 1,
+            failure: 3,
+        };
         assert_eq!(t, expected);
     }
 }

@@ -32,7 +32,11 @@ const SETTLE: [u64; 10] = [0, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
 const ABSENT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Runs until `shutdown`. The first verdict about the runtime, good or bad, changes `health`.
-pub(crate) async fn run(agent: Arc<Agent>, health: watch::Sender<RuntimeHealth>, shutdown: CancellationToken) {
+pub(crate) async fn run(
+    agent: Arc<Agent>,
+    health: watch::Sender<RuntimeHealth>,
+    shutdown: CancellationToken,
+) {
     let mut pause = ABSENT.0;
     while !shutdown.is_cancelled() {
         let round = watch_runtime(&agent, &health, &mut pause);
@@ -43,9 +47,9 @@ pub(crate) async fn run(agent: Arc<Agent>, health: watch::Sender<RuntimeHealth>,
             tracing::error!(call = e.call, error = %e, "the container runtime does not answer; pods wait for it");
         }
         health.send_if_modified(|health| {
-            let changed = health.ready || health.message.is_empty();
+            let is_news = health.ready || health.message.is_empty();
             *health = RuntimeHealth { ready: false, message, version: health.version.clone() };
-            changed
+            is_news
         });
         let jitter = Duration::from_millis(fastrand::u64(0..50));
         shutdown.run_until_cancelled(sleep(pause + jitter)).await;
@@ -81,9 +85,9 @@ async fn watch_runtime(
             if *health != now && now.ready {
                 tracing::info!(version, "the container runtime is ready");
             }
-            let changed = *health != now;
+            let is_news = *health != now;
             *health = now;
-            changed
+            is_news
         });
         let unfit = !health.borrow().ready;
         let every = match &changes {
@@ -137,11 +141,13 @@ async fn next(changes: &mut Option<Changes>) -> Option<Result<Change, RuntimeErr
 async fn look_at(agent: &Agent, id: &str) {
     let found = {
         let inventory = agent.inventory();
-        inventory.owner(id).map(|(uid, is_container)| (uid.to_owned(), is_container)).and_then(|(uid, is_container)| {
-            let key = inventory.pods().find(|(known, _)| *known == uid)?.1.clone();
-            let sandbox = inventory.container(&uid, id).and_then(|c| c.sandbox.clone());
-            Some((uid, key, is_container, sandbox))
-        })
+        inventory.owner(id).map(|(uid, is_container)| (uid.to_owned(), is_container)).and_then(
+            |(uid, is_container)| {
+                let key = inventory.pods().find(|(known, _)| *known == uid)?.1.clone();
+                let sandbox = inventory.container(&uid, id).and_then(|c| c.sandbox.clone());
+                Some((uid, key, is_container, sandbox))
+            },
+        )
     };
     // Made a moment ago, or not a pod's.
     let Some((uid, key, is_container, sandbox)) = found else { return agent.relist.notify_one() };
@@ -194,7 +200,8 @@ async fn list(agent: &Agent) -> Result<(), RuntimeError> {
     for listed in containers {
         present.insert(listed.id.clone());
         let Some((uid, key)) = observe::owner(&listed.labels) else { continue };
-        let state = v1::ContainerState::try_from(listed.state).unwrap_or(v1::ContainerState::ContainerUnknown);
+        let state =
+            v1::ContainerState::try_from(listed.state).unwrap_or(v1::ContainerState::ContainerUnknown);
         let known = agent.inventory().container(&uid, &listed.id).map(|c| as_listed(&c.record.state));
         if known == Some(state) {
             continue;

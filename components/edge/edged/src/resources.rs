@@ -21,9 +21,11 @@ const BEST_EFFORT: i64 = 1000;
 pub(crate) fn of_container(pod: &Pod, container: &core::Container, capacity: i64) -> LinuxContainerResources {
     let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
     let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
-    let number = |list: Option<&std::collections::BTreeMap<String, _>>, name: &str, parse: fn(&str) -> Option<i64>| {
-        list.and_then(|l| l.get(name)).and_then(|q: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| parse(&q.0))
-    };
+    let number =
+        |list: Option<&std::collections::BTreeMap<String, _>>, name: &str, parse: fn(&str) -> Option<i64>| {
+            list.and_then(|l| l.get(name))
+                .and_then(|q: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| parse(&q.0))
+        };
     let cpu_limit = number(limits, "cpu", quantity::milli).unwrap_or(0);
     // A limit without a request is a request, too.
     let cpu_request = number(requests, "cpu", quantity::milli).unwrap_or(cpu_limit);
@@ -52,7 +54,8 @@ fn oom_score_adj(pod: &Pod, memory_request: i64, capacity: i64) -> i64 {
         _ if critical => GUARANTEED,
         "BestEffort" => BEST_EFFORT,
         // The more of the machine is asked for, the safer, between the two others.
-        _ => (1000 - memory_request.saturating_mul(1000) / capacity.max(1)).clamp(1000 + GUARANTEED, BEST_EFFORT - 1),
+        _ => (1000 - memory_request.saturating_mul(1000) / capacity.max(1))
+            .clamp(1000 + GUARANTEED, BEST_EFFORT - 1),
     }
 }
 
@@ -68,7 +71,9 @@ mod tests {
 
     #[test]
     fn burstable_is_between_the_others() {
-        let r = of(r#"{"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}}"#);
+        let r = of(
+            r#"{"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}}"#,
+        );
         assert_eq!((r.cpu_shares, r.cpu_quota, r.cpu_period), (256, 50_000, 100_000));
         assert_eq!((r.memory_limit_in_bytes, r.oom_score_adj), (512 << 20, 750));
     }

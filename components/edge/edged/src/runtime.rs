@@ -22,7 +22,7 @@ use crate::model::Sandbox;
 /// Largest answer of the runtime that is read, as the kubelet's.
 const MAX_ANSWER: usize = 16 << 20;
 /// A pull without an end is cut after this; registries that move at all are given the time.
-const PULL_TIMEOUT: Duration = Duration::from_mins(60);
+const PULL_TIMEOUT: Duration = Duration::from_hours(1);
 /// What `StopContainer` and `ExecSync` get beyond the seconds they are asked to take.
 const MARGIN: Duration = Duration::from_secs(10);
 /// The health probe's deadline: a runtime that does not answer by then does not work.
@@ -96,7 +96,11 @@ pub(crate) struct Runtime {
 impl Runtime {
     /// Endpoints are `unix:///path`; an empty `image_endpoint` means the same. `timeout` bounds calls that have no
     /// duration of their own. Fails on what is no endpoint; an absent runtime is found out by the calls.
-    pub(crate) fn new(endpoint: &str, image_endpoint: &str, timeout: Duration) -> Result<Self, tonic::transport::Error> {
+    pub(crate) fn new(
+        endpoint: &str,
+        image_endpoint: &str,
+        timeout: Duration,
+    ) -> Result<Self, tonic::transport::Error> {
         let channel = Endpoint::try_from(endpoint.to_owned())?.connect_lazy();
         let images = if image_endpoint.is_empty() || image_endpoint == endpoint {
             channel.clone()
@@ -111,17 +115,21 @@ impl Runtime {
         })
     }
 
-    async fn call<R>(
+    /// Bounds a call. Boxed here: a call's future is 20 kB, and steps nest several.
+    fn call<'a, R: 'a>(
         call: &'static str,
         deadline: Duration,
-        answer: impl Future<Output = Result<Response<R>, Status>>,
-    ) -> Result<R, RuntimeError> {
-        match tokio::time::timeout(deadline, answer).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(RuntimeError::new(call, &status)),
-            Err(_) => {
-                let message = format!("no answer within {deadline:?}");
-                Err(RuntimeError::new(call, &Status::deadline_exceeded(message)))
+        answer: impl Future<Output = Result<Response<R>, Status>> + Send + 'a,
+    ) -> impl Future<Output = Result<R, RuntimeError>> + Send + 'a {
+        let answer: Pin<Box<dyn Future<Output = _> + Send + 'a>> = Box::pin(answer);
+        async move {
+            match tokio::time::timeout(deadline, answer).await {
+                Ok(Ok(response)) => Ok(response.into_inner()),
+                Ok(Err(status)) => Err(RuntimeError::new(call, &status)),
+                Err(_) => {
+                    let message = format!("no answer within {deadline:?}");
+                    Err(RuntimeError::new(call, &Status::deadline_exceeded(message)))
+                }
             }
         }
     }
@@ -178,7 +186,8 @@ impl Runtime {
     pub(crate) async fn sandbox(&self, id: &str) -> Result<Sandbox, RuntimeError> {
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
         let reply =
-            Self::call("PodSandboxStatus", self.timeout, self.pods.clone().pod_sandbox_status(request)).await?;
+            Self::call("PodSandboxStatus", self.timeout, self.pods.clone().pod_sandbox_status(request))
+                .await?;
         let status = reply.status.unwrap_or_default();
         let network = status.network.unwrap_or_default();
         let ips = std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|ip| ip.ip));
@@ -194,7 +203,8 @@ impl Runtime {
     /// Ends everything in the sandbox and frees its address. Idempotent; an unknown id is stopped already.
     pub(crate) async fn stop_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        let reply = Self::call("StopPodSandbox", self.timeout, self.pods.clone().stop_pod_sandbox(request)).await;
+        let reply =
+            Self::call("StopPodSandbox", self.timeout, self.pods.clone().stop_pod_sandbox(request)).await;
         gone_is_done(reply)
     }
 
@@ -226,7 +236,9 @@ impl Runtime {
     /// Starts a container.
     pub(crate) async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
         let request = v1::StartContainerRequest { container_id: id.to_owned() };
-        Self::call("StartContainer", self.timeout, self.pods.clone().start_container(request)).await.map(|_| ())
+        Self::call("StartContainer", self.timeout, self.pods.clone().start_container(request))
+            .await
+            .map(|_| ())
     }
 
     /// Stops a container: the image's stop signal, SIGKILL after `grace` seconds. Idempotent.
@@ -254,11 +266,17 @@ impl Runtime {
     }
 
     /// Runs a command in a container; the runtime ends it after `limit`, which fails with `DeadlineExceeded`.
-    pub(crate) async fn exec(&self, id: &str, command: &[String], limit: Duration) -> Result<ExecOutcome, RuntimeError> {
+    pub(crate) async fn exec(
+        &self,
+        id: &str,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<ExecOutcome, RuntimeError> {
         let timeout = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
         let request = v1::ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout };
         let reply = Self::call("ExecSync", limit + MARGIN, self.pods.clone().exec_sync(request)).await?;
-        let mut output = String::from_utf8_lossy(&reply.stdout[..reply.stdout.len().min(MAX_OUTPUT)]).into_owned();
+        let mut output =
+            String::from_utf8_lossy(&reply.stdout[..reply.stdout.len().min(MAX_OUTPUT)]).into_owned();
         output.push_str(&String::from_utf8_lossy(&reply.stderr[..reply.stderr.len().min(MAX_OUTPUT)]));
         Ok(ExecOutcome { code: reply.exit_code, output })
     }
@@ -266,7 +284,8 @@ impl Runtime {
     /// The image, if the runtime has it.
     pub(crate) async fn image(&self, image: &str) -> Result<Option<v1::Image>, RuntimeError> {
         let request = v1::ImageStatusRequest { image: Some(image_spec(image)), verbose: false };
-        let reply = Self::call("ImageStatus", self.timeout, self.images.clone().image_status(request)).await?;
+        let reply =
+            Self::call("ImageStatus", self.timeout, self.images.clone().image_status(request)).await?;
         Ok(reply.image)
     }
 
@@ -277,8 +296,11 @@ impl Runtime {
         auth: Option<v1::AuthConfig>,
         sandbox_config: v1::PodSandboxConfig,
     ) -> Result<(), RuntimeError> {
-        let request =
-            v1::PullImageRequest { image: Some(image_spec(image)), auth, sandbox_config: Some(sandbox_config) };
+        let request = v1::PullImageRequest {
+            image: Some(image_spec(image)),
+            auth,
+            sandbox_config: Some(sandbox_config),
+        };
         Self::call("PullImage", PULL_TIMEOUT, self.images.clone().pull_image(request)).await.map(|_| ())
     }
 
@@ -302,7 +324,8 @@ impl Runtime {
     /// The same from containerd's own events. A task is deleted by the CRI's own handling of its end, just before the
     /// CRI tells of it; its exit is told much earlier.
     pub(crate) fn containerd_events(&self) -> Changes {
-        let filters = ["/tasks/delete", "/containers/delete"].map(|topic| format!("topic==\"{topic}\"")).into();
+        let filters =
+            ["/tasks/delete", "/containers/delete"].map(|topic| format!("topic==\"{topic}\"")).into();
         let mut client = self.events.clone();
         let open = async move { client.subscribe(Request::new(SubscribeRequest { filters })).await };
         told("Subscribe", open, |envelope: Envelope| {

@@ -15,7 +15,12 @@ const MAX_HOSTNAME: usize = 63;
 const MAX_NAMESERVERS: usize = 3;
 
 /// The configuration of the pod's sandbox. `resolv_conf` is the text of the host's resolver file.
-pub(crate) fn config(pod: &Pod, settings: &Settings, resolv_conf: &str, attempt: u32) -> v1::PodSandboxConfig {
+pub(crate) fn config(
+    pod: &Pod,
+    settings: &Settings,
+    resolv_conf: &str,
+    attempt: u32,
+) -> v1::PodSandboxConfig {
     let spec = pod.spec();
     let host_network = spec.host_network == Some(true);
     let sysctls = spec.security_context.iter().filter_map(|c| c.sysctls.as_ref()).flatten();
@@ -138,7 +143,9 @@ fn parse_resolv_conf(text: &str) -> v1::DnsConfig {
             // Of several lines the last counts; a final dot says nothing here.
             Some("search") => {
                 config.searches = words
-                    .map(|domain| if domain == "." { domain } else { domain.trim_end_matches('.') }.to_owned())
+                    .map(|domain| {
+                        if domain == "." { domain } else { domain.trim_end_matches('.') }.to_owned()
+                    })
                     .collect();
             }
             Some("options") => append_new(&mut config.options, words.map(str::to_owned).collect()),
@@ -161,7 +168,8 @@ mod tests {
         settings.cluster_dns = vec!["169.254.96.16".into()];
         let config = dns(&pod(r#"{"containers": []}"#), &settings, HOST);
         assert_eq!(config.servers, ["169.254.96.16"]);
-        let searches = ["default.svc.cluster.local", "svc.cluster.local", "cluster.local", "example.org", "lan"];
+        let searches =
+            ["default.svc.cluster.local", "svc.cluster.local", "cluster.local", "example.org", "lan"];
         assert_eq!(config.searches, searches);
         assert_eq!(config.options, ["ndots:5"]);
     }

@@ -39,10 +39,12 @@ pub(crate) fn of_container(
         drop_capabilities: caps.drop.clone().unwrap_or_default(),
         add_ambient_capabilities: vec![],
     });
-    let seccomp = own.and_then(|c| c.seccomp_profile.as_ref()).or(of_pod.and_then(|c| c.seccomp_profile.as_ref()));
+    let seccomp =
+        own.and_then(|c| c.seccomp_profile.as_ref()).or(of_pod.and_then(|c| c.seccomp_profile.as_ref()));
     let apparmor =
         own.and_then(|c| c.app_armor_profile.as_ref()).or(of_pod.and_then(|c| c.app_armor_profile.as_ref()));
-    let selinux = own.and_then(|c| c.se_linux_options.as_ref()).or(of_pod.and_then(|c| c.se_linux_options.as_ref()));
+    let selinux =
+        own.and_then(|c| c.se_linux_options.as_ref()).or(of_pod.and_then(|c| c.se_linux_options.as_ref()));
     Ok(v1::LinuxContainerSecurityContext {
         capabilities,
         privileged: own.and_then(|c| c.privileged).unwrap_or(false),
@@ -68,7 +70,10 @@ fn check_non_root(
     user: Option<i64>,
     image: &ImageUser,
 ) -> Result<(), String> {
-    let whose = format!("pod: \"{}_{}({})\", container: {}", pod.key.name, pod.key.namespace, pod.uid, container.name);
+    let whose = format!(
+        "pod: \"{}_{}({})\", container: {}",
+        pod.key.name, pod.key.namespace, pod.uid, container.name
+    );
     match (user, image) {
         (Some(0), _) => Err(format!("container's runAsUser breaks non-root policy ({whose})")),
         (Some(_), _) => Ok(()),
@@ -202,7 +207,8 @@ mod tests {
 
     #[test]
     fn host_namespaces_are_the_nodes() {
-        let pod = pod(r#"{"hostNetwork": true, "shareProcessNamespace": true, "containers": [{"name": "c"}]}"#);
+        let pod =
+            pod(r#"{"hostNetwork": true, "shareProcessNamespace": true, "containers": [{"name": "c"}]}"#);
         let namespaces = namespaces(&pod);
         assert_eq!(namespaces.network, v1::NamespaceMode::Node as i32);
         assert_eq!(namespaces.pid, v1::NamespaceMode::Pod as i32);

@@ -60,13 +60,11 @@ impl Source {
         let mut pause = REOPEN.0;
         loop {
             let Some(ended) = shutdown.run_until_cancelled(self.follow(&mut pause)).await else { return };
-            match ended.code() {
-                Some(MetaManagerError::Compacted) => {
-                    self.revision = 0;
-                    self.listed = Some(BTreeSet::new());
-                }
-                _ => tracing::debug!(error = %ended, revision = self.revision, "watch ended, opening it again"),
+            if ended.code() == Some(MetaManagerError::Compacted) {
+                self.revision = 0;
+                self.listed = Some(BTreeSet::new());
             }
+            tracing::debug!(error = %ended, revision = self.revision, "watch ended, opening it again");
             let jitter = Duration::from_millis(fastrand::u64(0..20));
             // Workers go on meanwhile, but new strangers wait: metamanager is seldom away for long.
             shutdown.run_until_cancelled(tokio::time::sleep(pause + jitter)).await;

@@ -243,10 +243,11 @@ fn phase(
         |s: &core::ContainerStatus| s.state.as_ref().is_some_and(|state| state.running.is_some());
 
     let mut pending_init = false;
+    let mut pending_sidecar = false;
     let mut failed_init = false;
     for (status, container) in init.iter().zip(spec.init_containers.iter().flatten()) {
         if is_sidecar(container) {
-            pending_init |= status.started != Some(true);
+            pending_sidecar |= status.started != Some(true);
             continue;
         }
         match terminated(status).or_else(|| if is_running(status) { None } else { last(status) }) {
@@ -270,7 +271,7 @@ fn phase(
     }
     if failed_init && policy == "Never" {
         "Failed"
-    } else if pending_init || waiting > 0 {
+    } else if pending_init || waiting > 0 || (pending_sidecar && running + stopped == 0) {
         "Pending"
     } else if running > 0 {
         "Running"
@@ -496,6 +497,7 @@ mod tests {
         Timestamp::from_second(second).expect("a time")
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as the field has it")]
     fn sandbox() -> Option<Sandbox> {
         let ips = vec!["10.0.0.7".parse().expect("ip")];
         Some(Sandbox { id: "s".into(), ready: true, ips, attempt: 0, created_at: at(1) })
@@ -604,6 +606,18 @@ mod tests {
         assert_eq!(phase_of("OnFailure", 0), "Succeeded");
         assert_eq!(phase_of("OnFailure", 1), "Running");
         assert_eq!(phase_of("Always", 0), "Running");
+    }
+
+    #[test]
+    fn a_sidecar_that_ends_last_does_not_undo_the_end() {
+        let pod =
+            pod(r#"{"restartPolicy": "Never", "initContainers": [{"name": "s", "restartPolicy": "Always"}],
+                "containers": [{"name": "c"}]}"#);
+        let before = status(&pod, vec![], &Live::default());
+        assert_eq!(before.phase.as_deref(), Some("Pending"));
+        let after =
+            status(&pod, vec![record("s", 0, exited(137)), record("c", 0, exited(0))], &Live::default());
+        assert_eq!(after.phase.as_deref(), Some("Succeeded"));
     }
 
     #[test]

@@ -61,8 +61,11 @@ pub(crate) async fn create_sandbox(
         agent.observe_sandbox(&pod.uid, &pod.key, &id).await
     };
     if let Err(e) = made.await {
-        let message = format!("Failed to create pod sandbox: {e}");
-        agent.recorder.pod(&pod, Warning, "FailedCreatePodSandBox", message);
+        // "Reserved": the runtime is still undoing what an edged before us had begun. That passes, and is nobody's fault.
+        if !e.message.contains("is reserved for") {
+            let message = format!("Failed to create pod sandbox: {e}");
+            agent.recorder.pod(&pod, Warning, "FailedCreatePodSandBox", message);
+        }
         // Something may have been left half made.
         agent.relist.notify_one();
         return Err(e);
@@ -71,7 +74,11 @@ pub(crate) async fn create_sandbox(
 }
 
 /// Makes sure a container's image is there.
-pub(crate) async fn ensure_image(agent: Arc<Agent>, pod: Pod, name: String) -> Result<PresentImage, ImageFailure> {
+pub(crate) async fn ensure_image(
+    agent: Arc<Agent>,
+    pod: Pod,
+    name: String,
+) -> Result<PresentImage, ImageFailure> {
     let Some(container) = find(&pod, &name) else {
         return Err(ImageFailure { reason: "InvalidImageName", message: format!("no container {name}") });
     };
@@ -118,16 +125,16 @@ async fn make_and_start(
     let inventory = agent.view(&pod.uid);
     let sandbox_attempt = inventory.sandboxes.iter().find(|s| s.id == sandbox).map_or(0, |s| s.attempt);
     let ips = pod_ips(pod, &inventory.observed, &facts);
-    let resolved = environment(pod, container, &agent.objects(), &facts, &ips);
-    let env = match resolved {
-        Ok(env) => env,
+    let resolve = || environment(pod, container, &agent.objects(), &facts, &ips);
+    let mut env = resolve();
+    if env.is_err() {
         // The cloud may have what the store does not.
-        Err(_) => {
-            fetch::objects(agent, pod).await;
-            environment(pod, container, &agent.objects(), &facts, &ips).map_err(|e| config_error(e.to_string()))?
-        }
-    };
-    let mounts = volumes::mounts(pod, container, &env, &agent.settings.dirs).map_err(|e| config_error(e.to_string()))?;
+        fetch::objects(agent, pod).await;
+        env = resolve();
+    }
+    let env = env.map_err(|e| config_error(e.to_string()))?;
+    let mounts = volumes::mounts(pod, container, &env, &agent.settings.dirs)
+        .map_err(|e| config_error(e.to_string()))?;
     let files = Files::make(pod, container, &agent.settings, attempt, &ips)
         .map_err(|e| config_error(format!("could not make the container's files: {e}")))?;
     let config = container::config(&Inputs {
@@ -156,7 +163,13 @@ async fn make_and_start(
     let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
     let subject = subject(agent, pod, container, &id);
     if let Err(why) = subject.hook(hook, HOOK_LIMIT).await {
-        agent.recorder.container(pod, name, Warning, "FailedPostStartHook", format!("PostStartHook failed: {why}"));
+        agent.recorder.container(
+            pod,
+            name,
+            Warning,
+            "FailedPostStartHook",
+            format!("PostStartHook failed: {why}"),
+        );
         let reason = StopReason::Unhealthy("FailedPostStartHook".to_owned());
         if let Err(e) = stop(agent, pod, &id, name, pod.grace_seconds(), &reason).await {
             tracing::warn!(pod = %pod.key, container = name, error = %e, "container not stopped");
@@ -212,7 +225,13 @@ async fn stop(
         let limit = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
         let outcome = tokio::time::timeout(limit, subject(agent, pod, container, id).hook(hook, limit)).await;
         if let Ok(Err(why)) = outcome {
-            agent.recorder.container(pod, name, Warning, "FailedPreStopHook", format!("PreStopHook failed: {why}"));
+            agent.recorder.container(
+                pod,
+                name,
+                Warning,
+                "FailedPreStopHook",
+                format!("PreStopHook failed: {why}"),
+            );
         }
     }
     let used = i64::try_from(began.elapsed().as_secs()).unwrap_or(i64::MAX);
@@ -252,9 +271,10 @@ pub(crate) async fn remove_container(agent: Arc<Agent>, pod: Pod, id: String) ->
 }
 
 /// Unmounts and removes all the pod's files, logs too.
-pub(crate) async fn remove_files(agent: Arc<Agent>, pod: Pod) -> Result<(), String> {
-    volumes::tear_down(&pod.uid, &agent.settings.dirs).map_err(|e| format!("could not remove volumes: {e}"))?;
-    match fs::remove_dir_all(agent.settings.log_dir(&pod)) {
+pub(crate) fn remove_files(agent: &Agent, pod: &Pod) -> Result<(), String> {
+    volumes::tear_down(&pod.uid, &agent.settings.dirs)
+        .map_err(|e| format!("could not remove volumes: {e}"))?;
+    match fs::remove_dir_all(agent.settings.log_dir(pod)) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("could not remove logs: {e}")),
         _ => Ok(()),
     }

@@ -21,7 +21,8 @@ use crate::inventory::PodView;
 use crate::mailbox::{Mail, Mailbox};
 use crate::model::{ContainerState, Live, Pod, Waiting};
 use crate::plan::{
-    Action, Goal, ImageState, Memory, Plan, Stage, StopReason, Target, Unhealthy, plan, restart_key, retry_delay,
+    Action, Goal, ImageState, Memory, Plan, Stage, StopReason, Target, Unhealthy, plan, restart_key,
+    retry_delay,
 };
 use crate::probes::{Kind, Probes, Start};
 use crate::status::{pod_status, status_patch};
@@ -38,7 +39,10 @@ enum Outcome {
     /// Any other; the error is for the log.
     Done(Result<(), String>),
     /// An upload of the status, or of the pod's end.
-    Uploaded { what: Upload, ok: bool },
+    Uploaded {
+        what: Upload,
+        ok: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,7 @@ enum Upload {
 }
 
 /// One pod.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not one state")]
 pub(crate) struct Worker {
     agent: Arc<Agent>,
     mailbox: Arc<Mailbox>,
@@ -116,7 +121,8 @@ impl Worker {
                 None if self.mailbox.has_pod() => continue,
                 None => return,
             };
-            let pause = wake_at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+            let pause =
+                wake_at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
             tokio::select! {
                 () = self.mailbox.woken() => {}
                 Some(done) = self.steps.join_next() => match done {
@@ -155,7 +161,8 @@ impl Worker {
     fn replace(&mut self, pod: Pod) {
         let changed = |name: &str, new: &core::Container| {
             let spec = self.pod.spec();
-            let old = spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name);
+            let old =
+                spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name);
             old.is_none_or(|old| old.image != new.image)
         };
         let spec = pod.spec();
@@ -223,7 +230,8 @@ impl Worker {
         }
         self.tell_of_waiting(&waiting);
         self.live.waiting = waiting;
-        self.frozen |= actions.iter().any(|a| matches!(a, Action::RemoveSandbox { .. })) && stage == Stage::Ending;
+        self.frozen |=
+            actions.iter().any(|a| matches!(a, Action::RemoveSandbox { .. })) && stage == Stage::Ending;
         for action in actions {
             self.begin(action, &view, now);
         }
@@ -346,7 +354,13 @@ impl Worker {
                 }
                 "ImagePullBackOff" => {
                     let image = self.container(name).and_then(|c| c.image.as_deref()).unwrap_or("");
-                    recorder.container(&self.pod, name, Normal, "BackOff", format!("Back-off pulling image \"{image}\""));
+                    recorder.container(
+                        &self.pod,
+                        name,
+                        Normal,
+                        "BackOff",
+                        format!("Back-off pulling image \"{image}\""),
+                    );
                     recorder.container(&self.pod, name, Warning, "Failed", "Error: ImagePullBackOff");
                 }
                 _ => {}
@@ -408,8 +422,7 @@ impl Worker {
                 self.spawn(target, async { Outcome::Done(step.await.map_err(|e| e.to_string())) });
             }
             Action::RemoveFiles => {
-                let step = steps::remove_files(agent, pod);
-                self.spawn(target, async { Outcome::Done(step.await) });
+                self.spawn(target, async move { Outcome::Done(steps::remove_files(&agent, &pod)) });
             }
         }
     }
@@ -475,7 +488,7 @@ impl Worker {
         if failed {
             let count = self.failures.entry(target.clone()).or_default();
             *count = count.saturating_add(1);
-            if let Some(at) = after(retry_delay(*count)) {
+            if let Some(at) = after(retry_delay(&target, *count)) {
                 self.memory.retry.insert(target, at);
             }
         } else {
@@ -530,8 +543,11 @@ impl Worker {
                 (UploadKind::PodDelete, options.to_string().into_bytes())
             }
         };
-        let key =
-            Key { kind: "pod".into(), namespace: self.pod.key.namespace.clone(), name: self.pod.key.name.clone() };
+        let key = Key {
+            kind: "pod".into(),
+            namespace: self.pod.key.namespace.clone(),
+            name: self.pod.key.name.clone(),
+        };
         let request = SubmitRequest { kind: kind.into(), key: Some(key), uid, json: Bytes::from(json) };
         let (agent, pod) = (self.agent.clone(), self.pod.key.clone());
         self.uploading = true;

@@ -60,7 +60,8 @@ fn start(name: &str, after: Option<u32>) -> Action {
 }
 
 const ONE: &str = r#"{"containers": [{"name": "c", "image": "i:1"}]}"#;
-const TWO_INIT: &str = r#"{"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "c"}, {"name": "d"}]}"#;
+const TWO_INIT: &str =
+    r#"{"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "c"}, {"name": "d"}]}"#;
 const SIDECAR: &str = r#"{"initContainers": [{"name": "s", "restartPolicy": "Always", "startupProbe": {}}],
     "containers": [{"name": "c"}], "restartPolicy": "Never"}"#;
 
@@ -91,7 +92,8 @@ fn what_is_under_way_is_not_asked_for_again() {
 
 #[test]
 fn a_healthy_pod_is_left_alone() {
-    let plan = run(&pod(ONE), &view(vec![sandbox(true)], vec![container("c", 0, running())]), &Memory::default());
+    let plan =
+        run(&pod(ONE), &view(vec![sandbox(true)], vec![container("c", 0, running())]), &Memory::default());
     assert_eq!(plan, Plan { actions: vec![], waiting: BTreeMap::new(), wake_at: None, stage: Stage::Live });
 }
 
@@ -118,11 +120,13 @@ fn init_containers_are_not_repeated_once_main_containers_were_made() {
 
 #[test]
 fn after_the_loss_of_its_sandbox_a_pod_begins_anew() {
-    let containers = vec![container("i", 0, exited(0)), container("j", 0, exited(0)), container("c", 0, running())];
+    let containers =
+        vec![container("i", 0, exited(0)), container("j", 0, exited(0)), container("c", 0, running())];
     let pod = pod(TWO_INIT);
     let stop = run(&pod, &view(vec![sandbox(false)], containers), &present(&[]));
     assert!(matches!(&stop.actions[0], Action::Stop { id, .. } if id == "c0"), "{stop:?}");
-    let dead = vec![container("i", 0, exited(0)), container("j", 0, exited(0)), container("c", 0, exited(137))];
+    let dead =
+        vec![container("i", 0, exited(0)), container("j", 0, exited(0)), container("c", 0, exited(137))];
     let make = run(&pod, &view(vec![sandbox(false)], dead.clone()), &present(&[]));
     assert_eq!(make.actions[0], Action::CreateSandbox { attempt: 1, replaces: Some("s0".into()) });
     let fresh = Sandbox { id: "s1".into(), attempt: 1, ..sandbox(true) };
@@ -141,19 +145,31 @@ fn a_crash_is_restarted_at_once_and_the_next_one_waits() {
     let plan = plan(&pod, &crashed, &memory, Goal::Run, at(5));
     assert_eq!((plan.actions, plan.wake_at), (vec![], Some(at(13))));
     assert_eq!(plan.waiting["c"].reason, "CrashLoopBackOff");
-    assert_eq!(plan.waiting["c"].message, "back-off 10s restarting failed container=c pod=web-0_default(uid-1)");
+    assert_eq!(
+        plan.waiting["c"].message,
+        "back-off 10s restarting failed container=c pod=web-0_default(uid-1)"
+    );
 }
 
 #[test]
 fn restart_policy_decides_and_the_end_stops_the_sandbox() {
     let stop = vec![Action::StopSandbox { id: "s0".into() }];
-    for (policy, code, over) in
-        [("Never", 1, true), ("Never", 0, true), ("OnFailure", 0, true), ("OnFailure", 1, false), ("Always", 0, false)]
-    {
+    for (policy, code, over) in [
+        ("Never", 1, true),
+        ("Never", 0, true),
+        ("OnFailure", 0, true),
+        ("OnFailure", 1, false),
+        ("Always", 0, false),
+    ] {
         let pod = pod(&format!(r#"{{"restartPolicy": "{policy}", "containers": [{{"name": "c"}}]}}"#));
-        let plan = run(&pod, &view(vec![sandbox(true)], vec![container("c", 0, exited(code))]), &present(&["c"]));
+        let plan =
+            run(&pod, &view(vec![sandbox(true)], vec![container("c", 0, exited(code))]), &present(&["c"]));
         assert_eq!(plan.stage == Stage::Over, over, "{policy} {code}");
-        assert_eq!(plan.actions, if over { stop.clone() } else { vec![start("c", Some(0))] }, "{policy} {code}");
+        assert_eq!(
+            plan.actions,
+            if over { stop.clone() } else { vec![start("c", Some(0))] },
+            "{policy} {code}"
+        );
     }
 }
 
@@ -212,7 +228,11 @@ fn a_sidecar_starts_before_and_stops_after_the_containers_it_serves() {
     let mut memory = present(&["s", "c"]);
     let of = |containers, memory: &Memory| run(&pod, &view(vec![sandbox(true)], containers), memory);
     assert_eq!(of(vec![], &memory).actions, [start("s", None)]);
-    assert_eq!(of(vec![container("s", 0, running())], &memory).actions, [], "its startup probe has not passed");
+    assert_eq!(
+        of(vec![container("s", 0, running())], &memory).actions,
+        [],
+        "its startup probe has not passed"
+    );
     memory.started.insert("s".into(), true);
     assert_eq!(of(vec![container("s", 0, running())], &memory).actions, [start("c", None)]);
     let over = of(vec![container("s", 0, running()), container("c", 0, exited(0))], &memory);
@@ -225,7 +245,8 @@ fn a_sidecar_starts_before_and_stops_after_the_containers_it_serves() {
 
 #[test]
 fn only_one_dead_attempt_is_kept() {
-    let containers = vec![container("c", 2, running()), container("c", 1, exited(1)), container("c", 0, exited(1))];
+    let containers =
+        vec![container("c", 2, running()), container("c", 1, exited(1)), container("c", 0, exited(1))];
     let plan = run(&pod(ONE), &view(vec![sandbox(true)], containers), &Memory::default());
     assert_eq!(plan.actions, [Action::RemoveContainer { id: "c0".into() }]);
 }
@@ -236,12 +257,17 @@ fn a_deleted_pod_is_taken_down_step_by_step() {
     let end = |view: &PodView, memory: &Memory| plan(&pod, view, memory, Goal::End { grace: 5 }, at(10));
     let mut memory = Memory::default();
     let alive = view(vec![sandbox(true)], vec![container("c", 0, running())]);
-    let stop =
-        Action::Stop { id: "c0".into(), container: "c".into(), grace: 5, reason: StopReason::PodEnds };
+    let stop = Action::Stop { id: "c0".into(), container: "c".into(), grace: 5, reason: StopReason::PodEnds };
     assert_eq!(end(&alive, &memory).actions, [stop]);
     let dead = vec![container("c", 0, exited(0))];
-    assert_eq!(end(&view(vec![sandbox(true)], dead.clone()), &memory).actions, [Action::StopSandbox { id: "s0".into() }]);
-    assert_eq!(end(&view(vec![sandbox(false)], dead), &memory).actions, [Action::RemoveSandbox { id: "s0".into() }]);
+    assert_eq!(
+        end(&view(vec![sandbox(true)], dead.clone()), &memory).actions,
+        [Action::StopSandbox { id: "s0".into() }]
+    );
+    assert_eq!(
+        end(&view(vec![sandbox(false)], dead), &memory).actions,
+        [Action::RemoveSandbox { id: "s0".into() }]
+    );
     assert_eq!(end(&PodView::default(), &memory).actions, [Action::RemoveFiles]);
     memory.files_removed = true;
     assert_eq!(end(&PodView::default(), &memory).stage, Stage::Gone);
