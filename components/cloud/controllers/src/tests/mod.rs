@@ -1,6 +1,7 @@
 //! The whole component against an API, over the bus it is called on.
 
 mod api_double;
+mod standalone;
 
 use std::time::Duration;
 
