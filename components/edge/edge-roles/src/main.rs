@@ -11,7 +11,9 @@ fn main() -> ExitCode {
         Some("edgehub") => edgehub::main(),
         Some("edged") => edged::main(),
         _ => {
-            eprintln!("start this as metamanager, edgehub or edged (hard links to one file; the supervisor does)");
+            eprintln!(
+                "start this as metamanager, edgehub or edged (hard links to one file; the supervisor does)"
+            );
             ExitCode::from(2)
         }
     }
