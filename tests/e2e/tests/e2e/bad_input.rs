@@ -1,5 +1,7 @@
 //! Wrong objects and wrong bytes: one clear error each, and everything else goes on.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -7,6 +9,8 @@ use e2e::pods::sleeper;
 use harness::{Cluster, Run, machine};
 use serde_json::json;
 
+/// KubeEdge's fixed project id, part of every session's path.
+const PROJECT: &str = "e632aba927ea4ac2b575ec1603d56f10";
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// A pod beside the bad one runs, and a new one starts.
@@ -52,7 +56,7 @@ pub(crate) fn missing_config_map(cluster: &mut Cluster) -> Result<()> {
     cluster.create(&pod)?;
     cluster.wait_event("early", "FailedMount", "late")?;
     others_go_on(cluster)?;
-    cluster.kubectl(&["create", "configmap", "late", "--from-literal=a=b"])?;
+    cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: late}\ndata: {a: b}\n")?;
     cluster.wait_pod_ready("early")?;
     ensure!(cluster.exec("early", &["cat", "/cfg/a"])? == "b", "the ConfigMap is not mounted");
     delete(cluster, "early")
@@ -60,7 +64,7 @@ pub(crate) fn missing_config_map(cluster: &mut Cluster) -> Result<()> {
 
 /// A node of its own joins by hand and sends a text frame that is not JSON.
 pub(crate) fn not_json(cluster: &mut Cluster) -> Result<()> {
-    let session = cluster.edge.component("edgehub")?;
+    let edgehub = cluster.edge.component("edgehub")?;
     let mark = cluster.cloud.log_mark();
     let folder = cluster.root().join("stranger");
     std::fs::create_dir_all(&folder).context("could not make a folder")?;
@@ -92,32 +96,42 @@ pub(crate) fn not_json(cluster: &mut Cluster) -> Result<()> {
         .arg(format!("https://127.0.0.1:{https}/edge.crt"))
         .output()?;
 
-    let path = "/e632aba927ea4ac2b575ec1603d56f10/stranger/events";
-    let mut input = format!(
-        "GET {path} HTTP/1.1\r\nHost: hub\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nnode_id: stranger\r\nproject_id: e632aba927ea4ac2b575ec1603d56f10\r\n\r\n"
-    )
-    .into_bytes();
-    let nonsense = b"this is not JSON";
-    // A text frame, masked with zeroes: RFC 6455, 5.2.
-    input.extend([0x81, 0x80 | u8::try_from(nonsense.len()).context("a short frame")?, 0, 0, 0, 0]);
-    input.extend(nonsense);
-    let said = Run::new("timeout")
-        .arg("5")
+    // The session in a program of its own; `timeout` bounds it, and with it every read here.
+    let mut session = Command::new("timeout")
+        .arg("20")
         .arg(&openssl)
         .args(["s_client", "-quiet", "-connect", &format!("127.0.0.1:{websocket}"), "-key", &key])
-        .args(["-cert", &certificate, "-certform", "DER", "-no_ign_eof"])
-        .input(input)
-        .finish()?;
-    ensure!(
-        said.stdout.contains("101"),
-        "the hub refused the stranger's session: {} {}",
-        said.stdout,
-        said.stderr
-    );
+        .args(["-cert", &certificate, "-certform", "DER"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("could not start openssl")?;
+    let mut to_hub = session.stdin.take().context("its input is a pipe")?;
+    let mut from_hub = BufReader::new(session.stdout.take().context("its output is a pipe")?);
+    write!(
+        to_hub,
+        "GET /{PROJECT}/stranger/events HTTP/1.1\r\nHost: hub\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
+         node_id: stranger\r\nproject_id: {PROJECT}\r\n\r\n"
+    )?;
+    let mut line = String::new();
+    from_hub.read_line(&mut line)?;
+    ensure!(line.contains(" 101 "), "the hub refused the stranger's session: {line}");
+    while line.trim_end() != "" {
+        line.clear();
+        from_hub.read_line(&mut line)?;
+    }
+    let nonsense = b"this is not JSON";
+    // A text frame, masked with zeroes: RFC 6455, 5.2.
+    to_hub.write_all(&[0x81, 0x80 | u8::try_from(nonsense.len()).context("a short frame")?, 0, 0, 0, 0])?;
+    to_hub.write_all(nonsense)?;
+    let mut rest = Vec::new();
+    from_hub.read_to_end(&mut rest)?;
+    session.wait().context("could not wait for openssl")?;
     cluster.cloud.wait_log(mark, &["stranger", "json"])?;
     let now = cluster.edge.component("edgehub")?;
-    ensure!(now.pid == session.pid, "edgehub was restarted");
+    ensure!(now.pid == edgehub.pid, "edgehub was restarted");
     cluster.wait_node(true)?;
     others_go_on(cluster)
 }

@@ -16,13 +16,13 @@ pub(crate) fn wrong_token(cluster: &mut Cluster) -> Result<()> {
     let (hash, _) = token.split_once('.').context("the token has no hash")?;
     // The signature of another secret, over the same header and a far expiry.
     let forged = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJleHAiOjQxMDI0NDQ4MDB9.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-    refused_then_joins(cluster, &format!("{hash}.{forged}"), &["token"])
+    refused_then_joins(cluster, &format!("{hash}.{forged}"), &["token", "refused"])
 }
 
 pub(crate) fn wrong_hash(cluster: &mut Cluster) -> Result<()> {
     let token = cluster.join_token()?;
     let (_, jwt) = token.split_once('.').context("the token has no hash")?;
-    refused_then_joins(cluster, &format!("{}.{jwt}", "0".repeat(64)), &["hash"])
+    refused_then_joins(cluster, &format!("{}.{jwt}", "0".repeat(64)), &["sha-256", &"0".repeat(64)])
 }
 
 fn refused_then_joins(cluster: &mut Cluster, wrong: &str, words: &[&str]) -> Result<()> {

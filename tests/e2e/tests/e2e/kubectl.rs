@@ -54,7 +54,6 @@ pub(crate) fn get(cluster: &mut Cluster) -> Result<()> {
     let error = cluster.kubectl(&["get", "sandwiches"]).expect_err("there is no such kind").to_string();
     ensure!(error.contains("the server doesn't have a resource type \"sandwiches\""), "{error}");
     cluster.kubectl(&["api-resources"])?;
-    cluster.kubectl(&["explain", "pod"])?;
     cluster.kubectl(&["version"]).map(drop)
 }
 
@@ -113,7 +112,7 @@ pub(crate) fn describe(cluster: &mut Cluster) -> Result<()> {
 }
 
 pub(crate) fn edit_patch_label(cluster: &mut Cluster) -> Result<()> {
-    cluster.kubectl(&["create", "configmap", "edited", "--from-literal=speed=fast"])?;
+    cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: edited}\ndata: {speed: fast}\n")?;
     let editor = "sed -i s/fast/slow/";
     cluster.kubectl_command()?.args(["edit", "configmap", "edited"]).env("KUBE_EDITOR", editor).output()?;
     ensure!(cluster.get("configmap", "edited")?["data"]["speed"] == "slow", "kubectl edit changed nothing");

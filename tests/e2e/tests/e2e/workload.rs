@@ -83,12 +83,15 @@ pub(crate) fn status_shape(cluster: &mut Cluster) -> Result<()> {
     let ours = cluster.get("pod", "web-0")?;
     let wanted = shape(&recorded["status"]);
     let found = shape(&ours["status"]);
-    // The recording was made under another version of Kubernetes, whose API server adds fields of its own.
-    let of_the_server = ["allocatedResources", "resources", "observedGeneration", "user"];
-    let missing: Vec<&String> = wanted
-        .difference(&found)
-        .filter(|path| !of_the_server.iter().any(|field| path.split('.').any(|part| part == *field)))
-        .collect();
+    // A full cluster's API server adds fields of its own to a status, and a service account's token, mounted read-only,
+    // to every pod.
+    let of_the_cluster = ["allocatedResources", "resources", "observedGeneration", "user"];
+    let of_the_token = [".readOnly: bool", ".recursiveReadOnly: string"];
+    let is_ours = |path: &&String| {
+        !of_the_cluster.iter().any(|field| path.split('.').any(|part| part == *field))
+            && !of_the_token.iter().any(|end| path.ends_with(end))
+    };
+    let missing: Vec<&String> = wanted.difference(&found).filter(is_ours).collect();
     ensure!(missing.is_empty(), "the status lacks {missing:?}; it is {}", ours["status"]);
     let kinds = |status: &Value| -> Result<BTreeSet<String>> {
         let conditions = status["conditions"].as_array().context("no conditions")?;
