@@ -1,5 +1,6 @@
 //! One probe or hook, carried out: exec, HTTP, TCP or gRPC (`pkg/probe`, `pkg/kubelet/lifecycle/handlers.go`).
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tonic::Code;
 use tonic::transport::Endpoint;
 
 use crate::runtime::Runtime;
@@ -32,8 +34,24 @@ pub(crate) struct Subject {
     pub address: Option<IpAddr>,
 }
 
-/// Success, or what went wrong in the words of an event.
-pub(crate) type Outcome = Result<(), String>;
+/// What kept a check from succeeding, in the words of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The container failed it.
+    Failed(String),
+    /// It could not be carried out: says nothing about the container.
+    Errored(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Failed(message) | Self::Errored(message)) = self;
+        f.write_str(message)
+    }
+}
+
+/// A check's result.
+pub(crate) type Outcome = Result<(), Fault>;
 
 impl Subject {
     /// Carries out a probe within `limit`.
@@ -44,12 +62,12 @@ impl Subject {
             self.http(get, limit).await
         } else if let Some(tcp) = &probe.tcp_socket {
             let address = self.address(tcp.host.as_deref(), &tcp.port).await?;
-            connect(address, limit).await.map(drop)
+            connect(address, limit).await.map(drop).map_err(Fault::Failed)
         } else if let Some(grpc) = &probe.grpc {
             let address = self.address(None, &IntOrString::Int(grpc.port)).await?;
-            grpc_health(address, grpc.service.clone().unwrap_or_default(), limit).await
+            grpc_health(address, grpc.service.clone().unwrap_or_default(), limit).await.map_err(Fault::Failed)
         } else {
-            Err("missing probe handler".to_owned())
+            Err(Fault::Errored("missing probe handler".to_owned()))
         }
     }
 
@@ -64,7 +82,7 @@ impl Subject {
                 .await;
             Ok(())
         } else {
-            Err("invalid handler: no exec, httpGet or sleep".to_owned())
+            Err(Fault::Errored("invalid handler: no exec, httpGet or sleep".to_owned()))
         }
     }
 
@@ -72,20 +90,22 @@ impl Subject {
         let command = exec.command.as_deref().unwrap_or_default();
         match self.runtime.exec(&self.id, command, limit).await {
             Ok(outcome) if outcome.code == 0 => Ok(()),
-            Ok(outcome) => Err(outcome.output),
-            Err(e) => Err(e.to_string()),
+            Ok(outcome) => Err(Fault::Failed(outcome.output)),
+            // The command took too long; anything else is the runtime's own trouble.
+            Err(e) if e.code == Code::DeadlineExceeded => Err(Fault::Failed(e.to_string())),
+            Err(e) => Err(Fault::Errored(e.to_string())),
         }
     }
 
     async fn http(&self, get: &core::HTTPGetAction, limit: Duration) -> Outcome {
         if get.scheme.as_deref() == Some("HTTPS") {
-            return Err("HTTPS probes are not supported on this node".to_owned());
+            return Err(Fault::Errored("HTTPS probes are not supported on this node".to_owned()));
         }
         let address = self.address(get.host.as_deref(), &get.port).await?;
         let path = get.path.as_deref().unwrap_or("/");
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         let url = format!("http://{address}{path}");
-        let failed = |what: String| format!("Get \"{url}\": {what}");
+        let failed = |what: String| Fault::Failed(format!("Get \"{url}\": {what}"));
         let request =
             http_request(&path, address, get.http_headers.as_deref().unwrap_or_default()).map_err(&failed)?;
         let exchange = async {
@@ -99,7 +119,7 @@ impl Subject {
                 let status = response.status();
                 let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
                 drop(body);
-                Ok::<_, String>(status)
+                Ok::<_, Fault>(status)
             };
             tokio::pin!(connection);
             tokio::pin!(answer);
@@ -115,11 +135,15 @@ impl Subject {
         if (200..400).contains(&status.as_u16()) {
             Ok(())
         } else {
-            Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
+            Err(Fault::Failed(format!("HTTP probe failed with statuscode: {}", status.as_u16())))
         }
     }
 
-    async fn address(&self, host: Option<&str>, port: &IntOrString) -> Result<SocketAddr, String> {
+    async fn address(&self, host: Option<&str>, port: &IntOrString) -> Result<SocketAddr, Fault> {
+        self.resolve(host, port).await.map_err(Fault::Errored)
+    }
+
+    async fn resolve(&self, host: Option<&str>, port: &IntOrString) -> Result<SocketAddr, String> {
         let port = match port {
             IntOrString::Int(port) => u16::try_from(*port).ok().filter(|port| *port > 0),
             IntOrString::String(name) => {
@@ -191,7 +215,7 @@ struct HealthCheckResponse {
     status: i32,
 }
 
-async fn grpc_health(address: SocketAddr, service: String, limit: Duration) -> Outcome {
+async fn grpc_health(address: SocketAddr, service: String, limit: Duration) -> Result<(), String> {
     let check = async {
         let endpoint = Endpoint::try_from(format!("http://{address}")).map_err(|e| e.to_string())?;
         let channel =
@@ -286,7 +310,13 @@ mod tests {
             .expect("open");
         let refused =
             subject().probe(&probe(r#"{"tcpSocket": {"port": 1}}"#), LIMIT).await.expect_err("closed");
-        assert_eq!(refused, "dial tcp 127.0.0.1:1: connect: connection refused");
+        assert_eq!(refused, Fault::Failed("dial tcp 127.0.0.1:1: connect: connection refused".into()));
+    }
+
+    #[tokio::test]
+    async fn an_absent_runtime_is_not_the_containers_fault() {
+        let outcome = subject().probe(&probe(r#"{"exec": {"command": ["true"]}}"#), LIMIT).await;
+        assert!(matches!(outcome, Err(Fault::Errored(_))), "{outcome:?}");
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::check::Subject;
+use crate::check::{Fault, Subject};
 use crate::events::{EventType, Recorder};
 use crate::mailbox::Mailbox;
 use crate::model::Pod;
@@ -169,16 +169,23 @@ async fn run(start: Start, kind: Kind, probe: core::Probe) {
         if outcome.is_ok() {
             early = None;
         }
-        if let Err(why) = &outcome
+        if let Err(fault) = &outcome
             && on_beat
         {
-            let why: String = why.chars().take(MAX_OUTPUT).collect();
-            let message = format!("{} probe failed: {why}", kind.title());
+            let why: String = fault.to_string().chars().take(MAX_OUTPUT).collect();
+            let what = match fault {
+                Fault::Failed(_) => "failed",
+                Fault::Errored(_) => "errored and resulted in unknown state",
+            };
+            let message = format!("{} probe {what}: {why}", kind.title());
             recorder.container(&pod, &subject.container.name, EventType::Warning, "Unhealthy", message);
         }
-        if (outcome.is_ok() || on_beat)
-            && let Some(verdict) = tally.count(outcome.is_ok(), &timing)
-        {
+        let counts = match &outcome {
+            Ok(()) => true,
+            Err(Fault::Failed(_)) => on_beat,
+            Err(Fault::Errored(_)) => false,
+        };
+        if counts && let Some(verdict) = tally.count(outcome.is_ok(), &timing) {
             mailbox.verdict(&subject.id, kind, verdict);
             // A startup probe has done its work either way, a failed liveness probe its last.
             if kind == Kind::Startup || (kind == Kind::Liveness && !verdict) {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cri::runtime as v1;
-use futures_util::StreamExt;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
+use crate::inventory::Stamp;
 use crate::model::{ContainerState, Sandbox};
 use crate::node::RuntimeHealth;
 use crate::observe;
@@ -28,6 +29,8 @@ const POLL_IDLE: Duration = Duration::from_secs(10);
 const GATHER: Duration = Duration::from_millis(50);
 /// How long after telling of an end a runtime may still call the container running, in milliseconds from look to look.
 const SETTLE: [u64; 10] = [0, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
+/// Closer looks at the same time.
+const LOOKS: usize = 16;
 /// Between tries of a runtime that does not answer: doubled from the first to the last.
 const ABSENT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -170,52 +173,56 @@ async fn look_at(agent: &Agent, id: &str) {
 async fn list(agent: &Agent) -> Result<(), RuntimeError> {
     let began = agent.inventory().begin();
     let Listing { sandboxes, containers } = agent.runtime.list().await?;
-    let mut present = BTreeSet::new();
-    for listed in sandboxes {
-        present.insert(listed.id.clone());
-        let Some((uid, key)) = observe::owner(&listed.labels) else { continue };
-        let ready = listed.state == v1::PodSandboxState::SandboxReady as i32;
-        let known = agent.inventory().sandbox(&uid, &listed.id).map(|sandbox| sandbox.ready);
-        if known == Some(ready) {
-            continue;
-        }
-        // A ready one is asked for its addresses.
-        let sandbox = if ready {
-            match agent.runtime.sandbox(&listed.id).await {
-                Ok(sandbox) => sandbox,
-                Err(e) if e.is_not_found() => continue,
-                Err(e) => return Err(e),
-            }
-        } else {
-            Sandbox {
-                id: listed.id.clone(),
-                ready,
-                ips: Vec::new(),
-                attempt: listed.metadata.unwrap_or_default().attempt,
-                created_at: time(listed.created_at).unwrap_or(Timestamp::UNIX_EPOCH),
-            }
-        };
-        agent.note_sandbox(&uid, &key, sandbox, began);
-    }
-    for listed in containers {
-        present.insert(listed.id.clone());
-        let Some((uid, key)) = observe::owner(&listed.labels) else { continue };
-        let state =
-            v1::ContainerState::try_from(listed.state).unwrap_or(v1::ContainerState::ContainerUnknown);
-        let known = agent.inventory().container(&uid, &listed.id).map(|c| as_listed(&c.record.state));
-        if known == Some(state) {
-            continue;
-        }
-        match agent.observe_container(&uid, &key, &listed.id, Some(listed.pod_sandbox_id)).await {
-            Err(e) if !e.is_not_found() => return Err(e),
-            _ => {}
-        }
-    }
+    let ids = sandboxes.iter().map(|s| s.id.clone()).chain(containers.iter().map(|c| c.id.clone()));
+    let present: BTreeSet<String> = ids.collect();
+    // Sandboxes first: a container without one would look like one of another sandbox.
+    let looks = sandboxes.into_iter().map(|listed| listed_sandbox(agent, listed, began));
+    stream::iter(looks).buffer_unordered(LOOKS).try_collect::<()>().await?;
+    let looks = containers.into_iter().map(|listed| listed_container(agent, listed));
+    stream::iter(looks).buffer_unordered(LOOKS).try_collect::<()>().await?;
     let changed = agent.inventory().retain(began, &present);
     for uid in changed {
         agent.wake(&uid);
     }
     Ok(())
+}
+
+async fn listed_sandbox(agent: &Agent, listed: v1::PodSandbox, began: Stamp) -> Result<(), RuntimeError> {
+    let Some((uid, key)) = observe::owner(&listed.labels) else { return Ok(()) };
+    let ready = listed.state == v1::PodSandboxState::SandboxReady as i32;
+    let known = agent.inventory().sandbox(&uid, &listed.id).map(|sandbox| sandbox.ready);
+    if known == Some(ready) {
+        return Ok(());
+    }
+    if ready {
+        // A ready one is asked for its addresses.
+        return agent.observe_sandbox(&uid, &key, &listed.id).await.map(drop).or_else(gone);
+    }
+    let sandbox = Sandbox {
+        id: listed.id,
+        ready,
+        ips: Vec::new(),
+        attempt: listed.metadata.unwrap_or_default().attempt,
+        created_at: time(listed.created_at).unwrap_or(Timestamp::UNIX_EPOCH),
+    };
+    agent.note_sandbox(&uid, &key, sandbox, began);
+    Ok(())
+}
+
+async fn listed_container(agent: &Agent, listed: v1::Container) -> Result<(), RuntimeError> {
+    let Some((uid, key)) = observe::owner(&listed.labels) else { return Ok(()) };
+    let state = v1::ContainerState::try_from(listed.state).unwrap_or(v1::ContainerState::ContainerUnknown);
+    let known = agent.inventory().container(&uid, &listed.id).map(|c| as_listed(&c.record.state));
+    if known == Some(state) {
+        return Ok(());
+    }
+    let sandbox = Some(listed.pod_sandbox_id);
+    agent.observe_container(&uid, &key, &listed.id, sandbox).await.map(drop).or_else(gone)
+}
+
+/// Removed since it was listed.
+fn gone(e: RuntimeError) -> Result<(), RuntimeError> {
+    if e.is_not_found() { Ok(()) } else { Err(e) }
 }
 
 fn as_listed(state: &ContainerState) -> v1::ContainerState {

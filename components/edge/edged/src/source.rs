@@ -314,8 +314,16 @@ impl Source {
                 self.tell_node(NodeEvent::Delivered { kind, code: delivery.code });
             }
             UploadKind::PodStatus | UploadKind::PodDelete => {
+                let mailbox = self.agent.mailbox(&delivery.uid);
                 // Refused for what is so (no such pod, another one by now) is final; the rest may pass.
                 if matches!(delivery.code, 200..=299 | 404 | 409 | 422) {
+                    if let Some(mailbox) = mailbox
+                        && kind == UploadKind::PodDelete
+                        && delivery.code == 404
+                    {
+                        // The cloud had forgotten the pod: no delete will come.
+                        mailbox.gone(None);
+                    }
                     return;
                 }
                 tracing::warn!(
@@ -325,7 +333,7 @@ impl Source {
                     upload = kind.as_str_name(),
                     "the cloud refused an upload, it will be repeated"
                 );
-                if let Some(mailbox) = self.agent.mailbox(&delivery.uid) {
+                if let Some(mailbox) = mailbox {
                     let status = kind == UploadKind::PodStatus;
                     mailbox.refused(Refused { status, delete: !status });
                 }

@@ -37,16 +37,24 @@ pub(crate) fn pod_status(
     // The kubelet sorts containers by name and leaves init containers in the order of the spec.
     main.sort_by(|a, b| a.name.cmp(&b.name));
 
-    let phase = match &live.failed {
-        Some(_) => "Failed",
-        None => phase(spec, &init, &main),
+    // What ended for good stays so, whatever is left of its containers to tell.
+    let ended = previous.filter(|p| matches!(p.phase.as_deref(), Some("Succeeded" | "Failed")));
+    let phase = match (&live.failed, ended.and_then(|p| p.phase.as_deref())) {
+        (Some(_), _) => "Failed",
+        (None, Some(ended)) => ended,
+        (None, None) => phase(spec, &init, &main),
     };
     let ips = pod_ips(pod, observed, facts);
     let conditions = conditions(pod, observed, &init, &main, phase, previous, now);
     core::PodStatus {
         phase: Some(phase.to_owned()),
-        reason: live.failed.as_ref().map(|f| f.reason.clone()),
-        message: live.failed.as_ref().map(|f| f.message.clone()).filter(|m| !m.is_empty()),
+        reason: live.failed.as_ref().map(|f| f.reason.clone()).or(ended.and_then(|p| p.reason.clone())),
+        message: live
+            .failed
+            .as_ref()
+            .map(|f| f.message.clone())
+            .filter(|m| !m.is_empty())
+            .or(ended.and_then(|p| p.message.clone())),
         conditions: Some(conditions),
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(main),
@@ -618,6 +626,14 @@ mod tests {
         let after =
             status(&pod, vec![record("s", 0, exited(137)), record("c", 0, exited(0))], &Live::default());
         assert_eq!(after.phase.as_deref(), Some("Succeeded"));
+    }
+
+    #[test]
+    fn an_ended_pod_stays_ended_when_its_containers_are_gone() {
+        let pod = pod(r#"{"restartPolicy": "Never", "containers": [{"name": "c"}]}"#);
+        let ended = status(&pod, vec![record("c", 0, exited(1))], &Live::default());
+        let later = pod_status(&pod, &Observed::default(), &Live::default(), &facts(), Some(&ended), at(20));
+        assert_eq!(later.phase.as_deref(), Some("Failed"));
     }
 
     #[test]

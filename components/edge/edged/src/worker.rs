@@ -98,6 +98,7 @@ impl Worker {
             probes: Probes::default(),
             tracked: BTreeMap::new(),
             status,
+            // Even if the cloud's copy says the same: something newer and now wrong may still wait to be sent.
             unreported: true,
             uploading: false,
             upload_at: None,
@@ -118,8 +119,9 @@ impl Worker {
             self.read(mail);
             let wake_at = match self.step() {
                 Some(wake_at) => wake_at,
+                // Back in the store while its last traces went.
                 None if self.mailbox.has_pod() => continue,
-                None => return,
+                None => return self.agent.close_mailbox(&self.pod.uid),
             };
             let pause =
                 wake_at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
@@ -138,6 +140,11 @@ impl Worker {
     fn read(&mut self, mail: Mail) {
         if let Some(pod) = mail.pod {
             self.replace(pod);
+            if self.gone && !mail.gone {
+                self.gone = false;
+                self.memory.files_removed = false;
+                self.memory.volumes_ready = false;
+            }
         }
         self.gone |= mail.gone;
         self.refresh |= mail.refresh;
@@ -215,12 +222,12 @@ impl Worker {
             Goal::Run
         };
         self.expire(now);
+        let deadline = self.deadline(now);
         self.track(&view, goal);
         self.memory.started = self.live.started.clone();
         let Plan { actions, waiting, wake_at, stage } = plan(&self.pod, &view, &self.memory, goal, now);
         if stage == Stage::Gone {
             if self.gone {
-                self.agent.close_mailbox(&self.pod.uid);
                 return None;
             }
             if !self.end_reported && !self.uploading && self.upload_at.is_none_or(|at| at <= now) {
@@ -247,6 +254,7 @@ impl Worker {
             fetch::refresh_at(&self.tokens).filter(|_| stage == Stage::Live),
             self.memory.retry.get(&Target::Volumes).copied(),
             self.upload_at,
+            deadline,
         ];
         Some(others.into_iter().flatten().chain(wake_at).filter(|at| *at > now).min())
     }
@@ -256,6 +264,21 @@ impl Worker {
         if fetch::refresh_at(&self.tokens).is_some_and(|at| at <= now) {
             self.refresh = true;
         }
+    }
+
+    /// When `activeDeadlineSeconds` ends the pod; ends it when that is past.
+    fn deadline(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let seconds = self.pod.spec().active_deadline_seconds?;
+        let start = self.status.as_ref()?.start_time.as_ref()?.0;
+        let deadline = start.saturating_add(SignedDuration::from_secs(seconds)).ok()?;
+        if deadline <= now && !self.memory.over {
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.agent.recorder.pod(&self.pod, Normal, "DeadlineExceeded", message);
+            self.live.failed =
+                Some(Waiting { reason: "DeadlineExceeded".to_owned(), message: message.to_owned() });
+            self.memory.over = true;
+        }
+        Some(deadline)
     }
 
     /// Follows which containers run: probes begin and end with them.
