@@ -146,16 +146,11 @@ pub(crate) async fn core_versions(headers: HeaderMap) -> Response {
 
 /// `GET /apis`.
 pub(crate) async fn groups(headers: HeaderMap) -> Response {
-    match aggregated(&headers) {
-        Some(version) => aggregated_response(version, named_groups()),
-        None => {
-            let groups: Vec<Value> = named_groups().into_iter().map(group_entry).collect();
-            json_response(
-                StatusCode::OK,
-                &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}),
-            )
-        }
+    if let Some(version) = aggregated(&headers) {
+        return aggregated_response(version, named_groups());
     }
+    let groups: Vec<Value> = named_groups().into_iter().map(group_entry).collect();
+    json_response(StatusCode::OK, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
 }
 
 fn group_entry(group: &str) -> Value {

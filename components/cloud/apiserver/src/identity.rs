@@ -126,16 +126,15 @@ fn publish(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     use std::os::unix::fs::{PermissionsExt as _, chown};
     let temporary = path.with_extension("kubeconfig.new");
     write(&temporary, 0o600, bytes)?;
-    match Group::from_name(CONTROLLERS_GROUP) {
-        Ok(Some(group)) => {
-            if let Err(error) = chown(&temporary, None, Some(group.gid.as_raw())) {
-                tracing::warn!(%error, group = CONTROLLERS_GROUP, "could not give the controllers' kubeconfig to its group");
-            }
+    if let Ok(Some(group)) = Group::from_name(CONTROLLERS_GROUP) {
+        if let Err(error) = chown(&temporary, None, Some(group.gid.as_raw())) {
+            tracing::warn!(%error, group = CONTROLLERS_GROUP, "could not give the controllers' kubeconfig to its group");
         }
-        _ => tracing::info!(
+    } else {
+        tracing::info!(
             group = CONTROLLERS_GROUP,
             "no such group: only this user can read the controllers' kubeconfig"
-        ),
+        );
     }
     let failed = || format!("could not write {}", path.display());
     std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o640)).with_context(failed)?;

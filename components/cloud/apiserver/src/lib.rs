@@ -18,6 +18,10 @@
 //! creates), no log, exec or port-forward, no garbage collection of owned objects.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+#![cfg_attr(
+    test,
+    allow(clippy::needless_pass_by_value, reason = "`found(json!({…}))` reads better than with a reference")
+)]
 
 mod admission;
 mod auth;
@@ -28,6 +32,7 @@ mod names;
 mod object;
 mod openapi;
 mod patch;
+mod protobuf;
 mod registry;
 mod resources;
 mod rest;

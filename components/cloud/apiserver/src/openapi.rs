@@ -15,7 +15,8 @@ use crate::rest::{bytes, json as json_response};
 
 const TITLE: &str = "Kubernetes";
 const VERSION: &str = "v1.34.0";
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// As kube-openapi answers; clients ask for `…v2@v1.0+protobuf`, which is not a media type that Go would parse.
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The head of gnostic's `openapi.v2.Document`.
 #[derive(Clone, PartialEq, Message)]

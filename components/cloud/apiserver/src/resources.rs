@@ -32,8 +32,11 @@ pub(crate) struct Resource {
     pub(crate) columns: &'static Columns,
     /// Reads the object into Kubernetes' own type and writes it back: what is gone afterwards is unknown to it, what
     /// fails has a wrong type. `None`: any shape is taken, as of a custom resource without a schema.
-    pub(crate) shape: Option<fn(&Value) -> Result<Value, String>>,
+    pub(crate) shape: Option<Shape>,
 }
+
+/// See [`Resource::shape`].
+type Shape = fn(&Value) -> Result<Value, String>;
 
 /// A path below an object.
 #[derive(Debug)]

@@ -159,11 +159,11 @@ fn parse_labels(text: &str) -> Result<Vec<Requirement>, String> {
     split(text).into_iter().map(|part| parse_requirement(part.trim())).collect()
 }
 
-fn parse_requirement(text: &str) -> Result<Requirement, String> {
-    let (key, test) = if let Some(key) = text.strip_prefix('!') {
+fn parse_requirement(term: &str) -> Result<Requirement, String> {
+    let (key, test) = if let Some(key) = term.strip_prefix('!') {
         (key.trim(), Test::Absent)
-    } else if let Some(at) = text.find(['=', '!', '<', '>']) {
-        let (key, rest) = (text[..at].trim(), &text[at..]);
+    } else if let Some(at) = term.find(['=', '!', '<', '>']) {
+        let (key, rest) = (term[..at].trim(), &term[at..]);
         let test = if let Some(value) = rest.strip_prefix("!=") {
             Test::NotIn(vec![label_value(value)?])
         } else if let Some(value) = rest.strip_prefix("==").or_else(|| rest.strip_prefix('=')) {
@@ -173,25 +173,25 @@ fn parse_requirement(text: &str) -> Result<Requirement, String> {
         } else if let Some(value) = rest.strip_prefix('<') {
             Test::Less(number(value)?)
         } else {
-            return Err(format!("{text:?}: expected one of =, ==, !=, >, <, in, notin"));
+            return Err(format!("{term:?}: expected one of =, ==, !=, >, <, in, notin"));
         };
         (key, test)
-    } else if let Some((key, rest)) = text.split_once(char::is_whitespace) {
+    } else if let Some((key, rest)) = term.split_once(char::is_whitespace) {
         let rest = rest.trim();
         let (set, negated) = match (rest.strip_prefix("notin"), rest.strip_prefix("in")) {
             (Some(set), _) => (set, true),
             (None, Some(set)) => (set, false),
-            (None, None) => return Err(format!("{text:?}: expected in or notin")),
+            (None, None) => return Err(format!("{term:?}: expected in or notin")),
         };
         let inner = set
             .trim()
             .strip_prefix('(')
             .and_then(|set| set.strip_suffix(')'))
-            .ok_or_else(|| format!("{text:?}: expected values in parentheses"))?;
+            .ok_or_else(|| format!("{term:?}: expected values in parentheses"))?;
         let values = inner.split(',').map(label_value).collect::<Result<Vec<_>, _>>()?;
         (key, if negated { Test::NotIn(values) } else { Test::In(values) })
     } else {
-        (text, Test::Exists)
+        (term, Test::Exists)
     };
     names::label_key(key).map_err(|why| format!("{key:?}: {why}"))?;
     Ok(Requirement { key: key.to_owned(), test })

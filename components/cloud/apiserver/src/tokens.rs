@@ -67,15 +67,14 @@ impl Issuer {
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         use anyhow::Context as _;
         let random = SystemRandom::new();
-        let der = match pki::read_bounded(path, 1024)? {
-            Some(der) => der,
-            None => {
-                let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
-                    .map_err(|_| anyhow::anyhow!("could not make a token key: the random source failed"))?;
-                pki::write_durable(path, 0o600, made.as_ref())
-                    .with_context(|| format!("could not write {}", path.display()))?;
-                made.as_ref().to_vec()
-            }
+        let der = if let Some(der) = pki::read_bounded(path, 1024)? {
+            der
+        } else {
+            let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
+                .map_err(|_| anyhow::anyhow!("could not make a token key: the random source failed"))?;
+            pki::write_durable(path, 0o600, made.as_ref())
+                .with_context(|| format!("could not write {}", path.display()))?;
+            made.as_ref().to_vec()
         };
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random)
             .map_err(|e| anyhow::anyhow!("{} holds no P-256 key: {e}", path.display()))?;

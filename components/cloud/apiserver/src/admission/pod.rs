@@ -136,10 +136,18 @@ fn pull_policy(image: &str) -> &'static str {
     }
 }
 
-fn fill_volume(volume: &mut Map<String, Value>) {
-    if volume.len() == 1 && volume.contains_key("name") {
-        volume.insert("emptyDir".into(), json!({}));
+/// A volume of which only the name is given is empty. This runs before unknown fields are dropped: a volume of an unknown
+/// type must not become an empty one without a word, which is what kube-apiserver makes of it.
+pub(crate) fn fill_named_volumes(pod: &mut Value) {
+    let volumes = pod.pointer_mut("/spec/volumes").and_then(Value::as_array_mut);
+    for volume in volumes.into_iter().flatten().filter_map(Value::as_object_mut) {
+        if volume.len() == 1 && volume.contains_key("name") {
+            volume.insert("emptyDir".into(), json!({}));
+        }
     }
+}
+
+fn fill_volume(volume: &mut Map<String, Value>) {
     for kind in ["configMap", "secret", "downwardAPI", "projected"] {
         if let Some(source) = object(volume, kind) {
             default(source, "defaultMode", 0o644);
@@ -205,6 +213,7 @@ mod tests {
 
     fn filled(spec: Value) -> Value {
         let mut pod = json!({"metadata": {"name": "p"}, "spec": spec});
+        fill_named_volumes(&mut pod);
         fill(&mut pod);
         pod["spec"].take()
     }

@@ -240,7 +240,8 @@ fn check_ports(container: &Value, at: &str, causes: &mut Vec<Cause>) {
                 None if field == "containerPort" => {
                     causes.push(Cause::required(format!("{at}.{field}"), ""));
                 }
-                Some(number) if !(1..=65535).contains(&number) && !(field == "hostPort" && number == 0) => {
+                Some(0) if field == "hostPort" => {}
+                Some(number) if !(1..=65535).contains(&number) => {
                     let why = "must be between 1 and 65535, inclusive";
                     causes.push(Cause::invalid(format!("{at}.{field}"), &port[field], why));
                 }

@@ -1,6 +1,8 @@
 //! Kubernetes' own types decide which fields exist and what type a value has. The object itself is kept as the client
 //! wrote it, less what the types do not know, as kube-apiserver does it.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -92,7 +94,8 @@ fn prune(object: &mut Value, known: &Value, path: &mut String, dropped: &mut Vec
         (Value::Array(items), Value::Array(known)) => {
             for (index, (item, known)) in items.iter_mut().zip(known).enumerate() {
                 let before = path.len();
-                path.push_str(&format!("[{index}]"));
+                // Writing to a String cannot fail.
+                let _ = write!(path, "[{index}]");
                 prune(item, known, path, dropped);
                 path.truncate(before);
             }

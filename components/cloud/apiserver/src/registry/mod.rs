@@ -12,6 +12,7 @@ mod update;
 
 use serde_json::Value;
 
+use crate::admission::pod;
 use crate::admission::shape::{self, Unknown};
 use crate::error::ApiError;
 use crate::object;
@@ -81,6 +82,9 @@ fn accept(
     }
     if resource.is_custom() {
         return custom_shape(object).map(|()| Vec::new());
+    }
+    if resource.kind == "Pod" {
+        pod::fill_named_volumes(object);
     }
     let dropped = shape::check(resource, object)?;
     shape::judge(resource, unknown, dropped)

@@ -74,10 +74,8 @@ pub(super) fn delete(work: &mut Work<'_>, stored: &Value) -> Result<Deleted, Api
     // The last of the content may have taken the namespace with it.
     match work.get(&key(&name))? {
         None => Ok(Deleted::Gone(marked)),
-        Some(_) => match finish_if_empty(work, &name)? {
-            true => Ok(Deleted::Gone(marked)),
-            false => Ok(Deleted::Waiting(marked)),
-        },
+        Some(_) if finish_if_empty(work, &name)? => Ok(Deleted::Gone(marked)),
+        Some(_) => Ok(Deleted::Waiting(marked)),
     }
 }
 

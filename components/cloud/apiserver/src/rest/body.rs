@@ -4,6 +4,7 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
 use crate::error::ApiError;
+use crate::protobuf;
 
 /// 3 MiB, kube-apiserver's limit for a request.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -40,11 +41,12 @@ impl Body {
         self.bytes.is_empty()
     }
 
-    /// An object in JSON or YAML, by media type.
+    /// An object in JSON, YAML or (some kinds) protobuf, by media type.
     pub(crate) fn object(&self) -> Result<Value, ApiError> {
         match self.media_type.as_str() {
             "" | "application/json" | "text/json" => self.json(),
             "application/yaml" => self.yaml(),
+            protobuf::MEDIA_TYPE => protobuf::to_json(&self.bytes),
             other => Err(ApiError::unsupported_media_type(other, &["application/json", "application/yaml"])),
         }
     }

@@ -119,7 +119,7 @@ fn formed(resource: &Resource, object: Value, form: Form, query: &Query) -> Resu
         Form::Partial => table::partial(&object),
         Form::Table => {
             let meta = json!({"resourceVersion": object::version(&object)});
-            table::table(resource.columns, &[object], meta, query.include()?, true)
+            table::table(resource.columns, &[object], &meta, query.include()?, true)
         }
     })
 }
@@ -314,7 +314,7 @@ fn page_response(resource: &Resource, page: &Page, form: Form, query: &Query) ->
         Form::Partial => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned()),
         Form::Table => {
             let objects = page.rows.iter().map(|row| parse(&row.body)).collect::<Result<Vec<_>, _>>()?;
-            let table = table::table(resource.columns, &objects, meta, query.include()?, true);
+            let table = table::table(resource.columns, &objects, &meta, query.include()?, true);
             return Ok(json_response(StatusCode::OK, &table));
         }
     };

@@ -47,8 +47,8 @@ pub(super) async fn answer(
         ("serviceaccounts", "token", &Method::POST) => {
             let wanted = body::read(request).await?.object()?;
             let issuer = app.auth.tokens().clone();
-            let issued = app.store.read(move |work| tokens::issue(work, &issuer, &key, wanted)).await?;
-            Ok(json(StatusCode::CREATED, &issued))
+            let answer = app.store.read(move |work| tokens::issue(work, &issuer, &key, wanted)).await?;
+            Ok(json(StatusCode::CREATED, &answer))
         }
         ("namespaces", "finalize", &Method::PUT) => {
             let object = body::read(request).await?.object()?;

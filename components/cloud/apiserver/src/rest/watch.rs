@@ -26,7 +26,7 @@ use crate::store::{Change, Event, Listed, Subscription};
 use crate::table::{self, Include};
 
 /// 60 s between bookmarks, as kube-apiserver.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
 /// 30 to 60 min when the client names no time-out, as kube-apiserver: watchers do not return all at once.
 const DEFAULT_TIMEOUT_SECONDS: u64 = 1800;
 
@@ -105,7 +105,7 @@ pub(super) async fn start(
     // A time-out beyond the clock's range means none.
     let deadline = Instant::now()
         .checked_add(Duration::from_secs(timeout))
-        .unwrap_or_else(|| Instant::now() + Duration::from_secs(365 * 86400));
+        .unwrap_or_else(|| Instant::now() + Duration::from_hours(365 * 24));
     let mut watch = Watch {
         app: app.clone(),
         encoder,
@@ -180,17 +180,15 @@ impl Watch {
             tokio::select! {
                 biased;
                 () = self.app.shutdown.cancelled() => return None,
-                event = self.feed.next() => match event {
-                    Some(event) => {
-                        let line = self.encoder.event(&event);
-                        self.queued.extend(line);
-                    }
-                    None => {
+                event = self.feed.next() => {
+                    let Some(event) = event else {
                         self.done = true;
                         let error = ApiError::expired("the watch fell behind and lost events");
                         return Some(line("ERROR", &error.status()));
-                    }
-                },
+                    };
+                    let line = self.encoder.event(&event);
+                    self.queued.extend(line);
+                }
                 () = sleep_until(bookmark_at.min(self.deadline)) => {
                     self.done = Instant::now() >= self.deadline;
                     if self.next_bookmark.is_some() {
@@ -274,7 +272,7 @@ impl Encoder {
                 table::table(
                     self.resource.columns,
                     &[object],
-                    meta,
+                    &meta,
                     self.include,
                     std::mem::take(&mut self.header),
                 )
@@ -295,7 +293,7 @@ impl Encoder {
                 json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": meta})
             }
             Form::Partial => table::partial(&json!({"metadata": meta})),
-            Form::Table => table::table(self.resource.columns, &[], meta, Include::None, false),
+            Form::Table => table::table(self.resource.columns, &[], &meta, Include::None, false),
         };
         line("BOOKMARK", &object)
     }

@@ -31,10 +31,12 @@ const BATCH: usize = 64;
 /// Called when the fate of a job's transaction is known.
 type Reply = Box<dyn FnOnce(Result<(), ApiError>) + Send>;
 
+type Run = Box<dyn FnOnce(Result<&mut Work<'_>, ApiError>) -> Reply + Send>;
+
 struct Job {
     writes: bool,
     /// `Ok`: do the work. `Err`: the transaction failed before this job's turn; the caller hears why.
-    run: Box<dyn FnOnce(Result<&mut Work<'_>, ApiError>) -> Reply + Send>,
+    run: Run,
 }
 
 /// A handle to the store's thread. Cheap to clone; the thread ends, with its work done, when the last one is gone.
@@ -162,7 +164,9 @@ impl Owner {
                     self.watchers.publish(event);
                 }
                 self.published.store(version, Ordering::Release);
-                replies.into_iter().for_each(|reply| reply(Ok(())));
+                for reply in replies {
+                    reply(Ok(()));
+                }
             }
             Err(error) => {
                 if !self.connection.is_autocommit()
@@ -172,7 +176,9 @@ impl Owner {
                 }
                 let error = ApiError::from(error);
                 replies.extend(batch.drain(..).map(|job| (job.run)(Err(error.clone()))));
-                replies.into_iter().for_each(|reply| reply(Err(error.clone())));
+                for reply in replies {
+                    reply(Err(error.clone()));
+                }
             }
         }
     }

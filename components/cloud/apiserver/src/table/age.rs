@@ -28,8 +28,8 @@ pub(super) fn human(duration: SignedDuration) -> String {
     };
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match seconds {
-        ..-1 => "<invalid>".to_owned(),
-        ..0 => "0s".to_owned(),
+        ..=-2 => "<invalid>".to_owned(),
+        -1 => "0s".to_owned(),
         0..120 => format!("{seconds}s"),
         120..600 => two(minutes, 'm', seconds % 60, 's'),
         600..10_800 => format!("{minutes}m"),

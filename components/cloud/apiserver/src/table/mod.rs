@@ -70,7 +70,7 @@ impl Columns {
 pub(crate) fn table(
     columns: &Columns,
     objects: &[Value],
-    meta: Value,
+    meta: &Value,
     include: Include,
     header: bool,
 ) -> Value {

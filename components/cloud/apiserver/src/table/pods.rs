@@ -128,7 +128,8 @@ fn summarize(pod: &Value) -> Summary {
             }
         }
         if status == "Completed" && running {
-            status = if has_condition(pod, "Ready") { "Running" } else { "NotReady" }.to_owned();
+            let shown = if has_condition(pod, "Ready") { "Running" } else { "NotReady" };
+            shown.clone_into(&mut status);
         }
     }
     if object::is_terminating(pod) {
