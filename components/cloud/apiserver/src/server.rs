@@ -88,6 +88,7 @@ async fn connection(
 ) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let user = certificate.and_then(|certificate| User::from_certificate(certificate));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -97,7 +98,9 @@ async fn connection(
         }
         router.clone().oneshot(request)
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // ALPN has decided: looking for HTTP/2's preface instead would wait for a silent client without end.
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if is_h2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEADER_BYTES as usize);
     builder
         .http2()

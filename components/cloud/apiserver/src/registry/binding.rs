@@ -3,10 +3,14 @@
 
 use serde_json::{Value, json};
 
+use super::{WriteOptions, create};
 use crate::error::ApiError;
 use crate::object::{self, list, text};
 use crate::resources::{self, Resource};
 use crate::store::{Key, Work};
+
+/// Who binds, as shown with events: the name every pod expects to be scheduled by.
+const COMPONENT: &str = "default-scheduler";
 
 fn pods() -> &'static Resource {
     resources::find("", "v1", "pods").expect("a row of the table")
@@ -16,14 +20,46 @@ fn nodes() -> &'static Resource {
     resources::find("", "v1", "nodes").expect("a row of the table")
 }
 
-/// Gives a new pod its node, or the condition that says why it has none.
-pub(super) fn admit(work: &Work<'_>, pod: &mut Value) -> Result<(), ApiError> {
-    if text(pod, "/spec/nodeName").is_empty() {
+/// Gives a new pod its node, or the condition that says why it has none. Returns whether there was anything to decide.
+pub(super) fn admit(work: &Work<'_>, pod: &mut Value) -> Result<bool, ApiError> {
+    let open = text(pod, "/spec/nodeName").is_empty();
+    if open {
         decide(&work.all(nodes(), None)?, pod);
     } else {
         set_scheduled(pod);
     }
-    Ok(())
+    Ok(open)
+}
+
+/// Writes the event that a scheduler writes, which is where people look for the reason a pod waits.
+pub(super) fn announce(work: &mut Work<'_>, pod: &Value) {
+    let (namespace, name) = (object::namespace(pod), object::name(pod));
+    let node = text(pod, "/spec/nodeName");
+    let (kind, reason, message) = if node.is_empty() {
+        let waiting = list(pod, "/status/conditions").iter().find(|c| c["type"] == "PodScheduled");
+        ("Warning", "FailedScheduling", waiting.map_or("", |c| text(c, "/message")).to_owned())
+    } else {
+        ("Normal", "Scheduled", format!("Successfully assigned {namespace}/{name} to {node}"))
+    };
+    let now = object::now();
+    // Event names have no meaning; long pod names leave room for the suffix.
+    let prefix: String = name.chars().take(200).collect();
+    let suffix = uuid::Uuid::new_v4().simple().to_string();
+    let event = json!({
+        "metadata": {"name": format!("{}.{}", prefix.trim_end_matches(['-', '.']), &suffix[..16])},
+        "involvedObject": {
+            "apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": object::uid(pod),
+            "resourceVersion": object::version(pod),
+        },
+        "type": kind, "reason": reason, "message": message, "count": 1,
+        "source": {"component": COMPONENT}, "reportingComponent": COMPONENT, "reportingInstance": "",
+        "firstTimestamp": now, "lastTimestamp": now,
+    });
+    let Some(events) = resources::find("", "v1", "events") else { return };
+    // An event that cannot be written, say because its namespace is going, must not undo the binding.
+    if let Err(error) = create(work, events, namespace, event, WriteOptions::default()) {
+        tracing::debug!(%error, pod = name, "no event for the binding");
+    }
 }
 
 /// Looks again at the pods without a node, after the nodes have changed.
@@ -36,7 +72,8 @@ pub(super) fn bind_waiting(work: &mut Work<'_>) -> Result<(), ApiError> {
         let mut decided = pod.clone();
         decide(&nodes, &mut decided);
         if decided != pod {
-            work.put(pods(), decided, Some(&pod))?;
+            let decided = work.put(pods(), decided, Some(&pod))?;
+            announce(work, &decided);
         }
     }
     Ok(())
@@ -63,7 +100,9 @@ pub(crate) fn bind(work: &mut Work<'_>, key: &Key, binding: &Value) -> Result<()
     }
     let mut bound = stored.clone();
     assign(&mut bound, node);
-    work.put(key.resource, bound, Some(&stored)).map(drop)
+    let bound = work.put(key.resource, bound, Some(&stored))?;
+    announce(work, &bound);
+    Ok(())
 }
 
 /// Whether a change of a node can make a pod fit that did not, or the other way round.

@@ -59,9 +59,7 @@ pub(crate) fn create(
     if work.get_bytes(&key)?.is_some() {
         return Err(ApiError::already_exists(resource, &name));
     }
-    if resource.kind == "Pod" {
-        binding::admit(work, &mut object)?;
-    }
+    let bound_here = resource.kind == "Pod" && binding::admit(work, &mut object)?;
     if options.dry_run {
         return Ok(Written { object, created: true, warnings });
     }
@@ -70,6 +68,7 @@ pub(crate) fn create(
         "Namespace" => namespaces::add_default_account(work, &name)?,
         "Node" => binding::bind_waiting(work)?,
         "Event" => events::expire(work, &object)?,
+        "Pod" if bound_here => binding::announce(work, &object),
         _ => {}
     }
     Ok(Written { object, created: true, warnings })

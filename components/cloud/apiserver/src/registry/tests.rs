@@ -205,6 +205,10 @@ async fn a_waiting_pod_is_bound_when_a_node_appears() {
         add(work, "nodes", "", ready_node("edge-1"))?;
         let bound = work.get(&key("pods", "default", "p"))?.unwrap();
         assert_eq!(bound["spec"]["nodeName"], "edge-1");
+        let events = work.all(resource("events"), Some("default"))?;
+        let mut reasons: Vec<&str> = events.iter().map(|event| object::text(event, "/reason")).collect();
+        reasons.sort_unstable();
+        assert_eq!(reasons, ["FailedScheduling", "Scheduled"]);
         Ok(())
     })
     .await
