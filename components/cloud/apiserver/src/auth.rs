@@ -32,6 +32,12 @@ impl User {
         Some(Self { name: certificate.common_name, groups, uid: String::new() })
     }
 
+    /// A caller of one group.
+    #[cfg(test)]
+    pub(crate) fn test(group: &str) -> Self {
+        Self { name: "x".into(), groups: vec![group.into()], uid: String::new() }
+    }
+
     /// Whether everything is allowed.
     pub(crate) fn is_administrator(&self) -> bool {
         self.groups.iter().any(|group| group == ADMINISTRATORS || group == CONTROLLERS)
@@ -93,13 +99,9 @@ impl Authenticator {
 mod tests {
     use super::*;
 
-    fn user(group: &str) -> User {
-        User { name: "x".into(), groups: vec![group.into()], uid: String::new() }
-    }
-
     #[test]
     fn pods_may_look_around_and_ask_about_themselves_only() {
-        let pod = user("system:serviceaccounts");
+        let pod = User::test("system:serviceaccounts");
         for path in [
             "/api",
             "/api/v1",
@@ -114,7 +116,7 @@ mod tests {
             "/apis/authentication.k8s.io/v1/tokenreviews",
         ] {
             assert!(!pod.may_use(path), "{path}");
-            assert!(user(ADMINISTRATORS).may_use(path), "{path}");
+            assert!(User::test(ADMINISTRATORS).may_use(path), "{path}");
         }
     }
 }

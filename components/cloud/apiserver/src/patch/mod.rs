@@ -4,6 +4,7 @@
 mod merge_keys;
 mod strategic;
 
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -11,6 +12,9 @@ use crate::resources::Resource;
 
 /// Operations of one JSON patch (kube-apiserver's limit): each may copy the document.
 const JSON_PATCH_LIMIT: usize = 10_000;
+
+/// 3 MiB that all `copy` operations of a patch may add: each can double the document.
+const COPY_LIMIT: usize = 3 * 1024 * 1024;
 
 /// A patch's kind, by its media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,13 +65,7 @@ pub(crate) fn apply(
                 let what = format!("a JSON patch of {} operations", operations.0.len());
                 return Err(ApiError::too_large(&what, JSON_PATCH_LIMIT));
             }
-            json_patch::patch(&mut patched, &operations).map_err(|e| {
-                ApiError::new(
-                    http::StatusCode::UNPROCESSABLE_ENTITY,
-                    "Invalid",
-                    format!("the server rejected our request due to an error in our request: {e}"),
-                )
-            })?;
+            apply_operations(&mut patched, &operations)?;
         }
         Kind::Merge => json_patch::merge(&mut patched, must_be_object(patch)?),
         Kind::Strategic if resource.is_custom() => {
@@ -83,6 +81,26 @@ pub(crate) fn apply(
         }
     }
     if patched.is_object() { Ok(patched) } else { Err(ApiError::bad_request("the patch leaves no object")) }
+}
+
+fn apply_operations(object: &mut Value, operations: &[PatchOperation]) -> Result<(), ApiError> {
+    let mut copied = 0;
+    for operation in operations {
+        if let PatchOperation::Copy(copy) = operation {
+            copied += object.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len());
+            if copied > COPY_LIMIT {
+                return Err(ApiError::too_large("what a JSON patch copies", COPY_LIMIT));
+            }
+        }
+        json_patch::patch(object, std::slice::from_ref(operation)).map_err(|e| {
+            ApiError::new(
+                http::StatusCode::UNPROCESSABLE_ENTITY,
+                "Invalid",
+                format!("the server rejected our request due to an error in our request: {e}"),
+            )
+        })?;
+    }
+    Ok(())
 }
 
 fn must_be_object(patch: &Value) -> Result<&Value, ApiError> {
@@ -105,6 +123,20 @@ mod tests {
         let patch = json!([{"op": "remove", "path": "/metadata/labels/missing"}]);
         let error = apply(Kind::Json, pods(), &json!({"metadata": {}}), &patch).unwrap_err();
         assert_eq!(error.code, 422);
+    }
+
+    #[test]
+    fn copies_cannot_grow_the_document_without_bound() {
+        let copies: Vec<Value> =
+            (0..64).map(|n| json!({"op": "copy", "from": "", "path": format!("/x{n}")})).collect();
+        assert_eq!(apply(Kind::Json, pods(), &json!({"a": 1}), &json!(copies)).unwrap_err().code, 413);
+    }
+
+    #[test]
+    fn huge_lists_are_not_merged() {
+        let list: Vec<Value> = (0..6000).map(|n| json!({"name": n.to_string()})).collect();
+        let pod = json!({"spec": {"containers": list}});
+        assert_eq!(apply(Kind::Strategic, pods(), &pod, &pod).unwrap_err().code, 400);
     }
 
     #[test]

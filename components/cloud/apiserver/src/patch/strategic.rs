@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 
 use super::merge_keys::{List, Type};
 
+/// Comparisons that merging one list may take: real lists have tens of elements.
+const COMPARISONS: usize = 25_000_000;
+
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
 const ELEMENT_ORDER: &str = "$setElementOrder/";
@@ -43,6 +46,7 @@ fn merge_map(
         if let Some(field) = key.strip_prefix(DELETE_VALUES) {
             let gone = value.as_array().ok_or_else(|| format!("{key} is {value}, must be a list"))?;
             if let Some(Value::Array(values)) = merged.get_mut(field) {
+                bounded(field, values.len(), gone.len())?;
                 values.retain(|v| !gone.contains(v));
             }
             continue;
@@ -70,6 +74,7 @@ fn merge_map(
         let order = order.as_array().ok_or_else(|| format!("{key} is {order}, must be a list"))?;
         let before = object.get(field).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         if let (Some(Value::Array(list)), Some(how)) = (merged.get_mut(field), of.list(field)) {
+            bounded(field, list.len(), list.len().max(order.len()).max(before.len()))?;
             *list = reorder(std::mem::take(list), order, before, how);
         }
     }
@@ -89,9 +94,10 @@ fn merge_list(field: &str, old: &[Value], patch: &[Value], how: Option<&List>) -
     if patch.iter().any(replaces) {
         return Ok(patch.iter().filter(|element| !replaces(element)).cloned().collect());
     }
+    let Some(how) = how else { return Ok(patch.to_vec()) };
+    bounded(field, old.len() + patch.len(), patch.len())?;
     match how {
-        None => Ok(patch.to_vec()),
-        Some(List::Values) => {
+        List::Values => {
             let mut merged = old.to_vec();
             for value in patch {
                 if !merged.contains(value) {
@@ -100,8 +106,16 @@ fn merge_list(field: &str, old: &[Value], patch: &[Value], how: Option<&List>) -
             }
             Ok(merged)
         }
-        Some(List::ByKey(key, of)) => merge_by_key(field, old, patch, key, of),
+        List::ByKey(key, of) => merge_by_key(field, old, patch, key, of),
     }
+}
+
+/// Merging compares elements pairwise.
+fn bounded(field: &str, one: usize, other: usize) -> Result<(), String> {
+    if one.saturating_mul(other) > COMPARISONS {
+        return Err(format!("{field} is too long a list to merge"));
+    }
+    Ok(())
 }
 
 fn merge_by_key(

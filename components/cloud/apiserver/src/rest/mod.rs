@@ -124,3 +124,6 @@ pub(crate) fn bytes(code: StatusCode, body: impl Into<Body>) -> Response {
 }
 
 pub(crate) use body::read as read_body;
+
+#[cfg(test)]
+mod tests;

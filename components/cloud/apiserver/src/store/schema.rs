@@ -1,3 +1,5 @@
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -35,6 +37,14 @@ pub(crate) enum OpenError {
         /// SQLite's words.
         source: rusqlite::Error,
     },
+    /// The file cannot be made or written.
+    #[error("could not create the object store {path}")]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// Written by a newer program.
     #[error("the object store {path} has schema {found}, this program knows up to {known}")]
     Newer {
@@ -58,6 +68,14 @@ pub(super) struct State {
 
 pub(super) fn open(path: &Path) -> Result<(Connection, State), OpenError> {
     let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    // Secrets are in it: private from the first byte on. SQLite gives its log the same mode.
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| OpenError::Create { path: path.to_owned(), source })?;
     let mut connection = Connection::open(path).map_err(sqlite)?;
     let prepare = |connection: &mut Connection| -> Result<usize, rusqlite::Error> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
