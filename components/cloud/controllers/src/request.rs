@@ -207,6 +207,43 @@ mod tests {
     }
 
     #[test]
+    fn every_request_of_kubeedges_edged_is_understood() {
+        let recorded =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../../../shared/fixtures/kubeedge-1.23/wire.jsonl");
+        let text =
+            std::fs::read_to_string(recorded).expect("the recorded traffic lies beside the repository");
+        let mut seen = std::collections::BTreeSet::new();
+        for line in text.lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let Some(message) = line.get("msg").filter(|_| line["dir"] == "up") else { continue };
+            let message = WireMessage::decode(message.to_string().as_bytes()).unwrap();
+            let requests = message.route.source == "edged" && message.route.operation != Operation::Response;
+            if requests {
+                let request =
+                    Request::parse(&message).unwrap_or_else(|error| panic!("{error}: {}", message.encode()));
+                let name = format!("{request:?}").split([' ', '{']).next().unwrap().to_owned();
+                seen.insert(name);
+            }
+        }
+        let kinds: Vec<_> = seen.iter().map(String::as_str).collect();
+        assert_eq!(
+            kinds,
+            [
+                "CreateEvent",
+                "CreateNode",
+                "CreateToken",
+                "DeletePod",
+                "GetConfigMap",
+                "GetSecret",
+                "Lease",
+                "PatchEvent",
+                "PatchNodeStatus",
+                "PatchPodStatus"
+            ]
+        );
+    }
+
+    #[test]
     fn patches_are_strings_with_json_in_them() {
         let request = Request::parse(&message("patch", "ns/podpatch/p", r#""{\"status\":{}}""#)).unwrap();
         assert!(matches!(request, Request::PatchPodStatus { patch, .. } if patch["status"].is_object()));

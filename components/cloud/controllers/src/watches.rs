@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{Api, ApiError, CONFIG_MAPS, Collection, NODES, PODS, SECRETS};
+use crate::api::{Api, ApiError, CONFIG_MAPS, Collection, NODES, PODS, SECRETS, chain};
 use crate::object::{Key, Kind};
 use crate::world::{Fetch, World};
 
@@ -181,11 +181,7 @@ fn collection(kind: Kind) -> Collection {
 }
 
 pub(crate) fn describe(error: &watcher::Error) -> String {
-    use std::error::Error as _;
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
+    chain(error)
 }
 
 /// Answers what the world wants fetched, for ever.
@@ -227,6 +223,11 @@ async fn object(api: &Api, key: &Key) -> Result<Option<Value>, ApiError> {
             Ok(Some(value))
         }
         Err(error) if error.code() == 404 => Ok(None),
+        // Not for us to read: the pod that names it goes to the edge without it, where its event says what is missing.
+        Err(ApiError::Refused(status)) => {
+            tracing::warn!(object = %key, "the API refuses to show what a pod needs: {}", status.message);
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
