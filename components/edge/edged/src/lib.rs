@@ -47,6 +47,8 @@ mod steps;
 #[cfg(test)]
 mod testing;
 mod volumes;
+#[cfg(test)]
+mod whole;
 mod worker;
 
 use std::process::ExitCode;
@@ -86,7 +88,20 @@ async fn run(ctx: Context) -> anyhow::Result<()> {
         edged.settled().await;
         ctx.ready();
     };
-    ctx.shutdown().run_until_cancelled(ready).await;
+    let mut health = edged.health.clone();
+    let status = async {
+        loop {
+            let text = match &*health.borrow_and_update() {
+                health if health.ready => format!("runs pods with {}", health.version),
+                health => health.message.clone(),
+            };
+            ctx.status(&text);
+            if health.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    ctx.shutdown().run_until_cancelled(async { tokio::join!(ready, status) }).await;
     edged.finish().await;
     Ok(())
 }
