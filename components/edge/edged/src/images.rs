@@ -8,6 +8,7 @@ use base64::Engine as _;
 use cri::runtime as v1;
 use k8s_openapi::api::core::v1 as core;
 use serde::Deserialize;
+use tonic::Code;
 
 use crate::events::EventType::{Normal, Warning};
 use crate::events::Recorder;
@@ -223,6 +224,8 @@ impl Puller<'_> {
         for auth in tries {
             match self.runtime.pull(image, auth, config.clone()).await {
                 Ok(()) => return Ok(()),
+                // The code `Unknown` says nothing; the kubelet leaves it out here, and only here.
+                Err(e) if e.code == Code::Unknown => last = e.detail,
                 Err(e) => last = e.to_string(),
             }
         }

@@ -210,6 +210,8 @@ pub(crate) struct Live {
     pub started: BTreeMap<String, bool>,
     /// The pod as a whole cannot run (`Failed` with this reason and message), e.g. refused at admission.
     pub failed: Option<Waiting>,
+    /// The pod was taken down and none of its containers runs any more: its phase says how it went.
+    pub taken_down: bool,
     /// Why the pod's containers cannot be started at all for now, e.g. a volume that cannot be set up.
     pub blocked: Option<Waiting>,
 }

@@ -38,12 +38,15 @@ pub(crate) struct RuntimeError {
     pub code: Code,
     /// What the runtime said, as the kubelet prints it.
     pub message: String,
+    /// The same without the code.
+    pub detail: String,
 }
 
 impl RuntimeError {
     fn new(call: &'static str, status: &Status) -> Self {
         let code = status.code();
-        Self { call, code, message: format!("rpc error: code = {code:?} desc = {}", status.message()) }
+        let detail = status.message().to_owned();
+        Self { call, code, message: format!("rpc error: code = {code:?} desc = {detail}"), detail }
     }
 
     /// The runtime does not know the id.

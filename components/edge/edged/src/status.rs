@@ -42,6 +42,7 @@ pub(crate) fn pod_status(
     let phase = match (&live.failed, ended.and_then(|p| p.phase.as_deref())) {
         (Some(_), _) => "Failed",
         (None, Some(ended)) => ended,
+        (None, None) if live.taken_down => last_phase(&main),
         (None, None) => phase(spec, &init, &main),
     };
     let mut ips = pod_ips(pod, observed, facts);
@@ -304,6 +305,14 @@ fn phase(
     } else {
         "Running"
     }
+}
+
+/// The phase of a pod that was deleted, whatever its restart policy.
+fn last_phase(main: &[core::ContainerStatus]) -> &'static str {
+    let succeeded = |s: &core::ContainerStatus| {
+        s.state.as_ref().and_then(|state| state.terminated.as_ref()).is_some_and(|t| t.exit_code == 0)
+    };
+    if main.iter().all(succeeded) { "Succeeded" } else { "Failed" }
 }
 
 struct Verdict {

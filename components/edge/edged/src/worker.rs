@@ -17,7 +17,7 @@ use crate::agent::Agent;
 use crate::events::EventType::{Normal, Warning};
 use crate::fetch::{self, Held};
 use crate::images::{ImageFailure, PresentImage};
-use crate::inventory::PodView;
+use crate::inventory::{Container, PodView};
 use crate::mailbox::{Mail, Mailbox};
 use crate::model::{ContainerState, Live, Pod, Waiting};
 use crate::plan::{
@@ -237,6 +237,12 @@ impl Worker {
         }
         self.tell_of_waiting(&waiting);
         self.live.waiting = waiting;
+        let alive = |c: &Container| {
+            matches!(c.record.state, ContainerState::Running { .. } | ContainerState::Unknown)
+        };
+        self.live.taken_down = stage == Stage::Ending
+            && !self.memory.busy.iter().any(|target| matches!(target, Target::Container(_)))
+            && !view.containers.iter().any(alive);
         self.frozen |=
             actions.iter().any(|a| matches!(a, Action::RemoveSandbox { .. })) && stage == Stage::Ending;
         for action in actions {

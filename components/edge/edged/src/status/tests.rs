@@ -129,6 +129,15 @@ fn a_sidecar_that_ends_last_does_not_undo_the_end() {
 }
 
 #[test]
+fn a_pod_that_was_taken_down_says_how_its_containers_ended() {
+    let live = Live { taken_down: true, ..Live::default() };
+    let killed = status(&pod(ONE), vec![record("c", 0, exited(137))], &live);
+    assert_eq!(killed.phase.as_deref(), Some("Failed"));
+    assert_eq!(condition(&killed, "Ready").reason.as_deref(), Some("PodFailed"));
+    assert_eq!(status(&pod(ONE), vec![record("c", 0, exited(0))], &live).phase.as_deref(), Some("Succeeded"));
+}
+
+#[test]
 fn a_dead_sandbox_keeps_its_address_but_no_readiness() {
     let pod = pod(ONE);
     let observed = |ready| Observed {
