@@ -148,28 +148,23 @@ struct Bed {
     websocket: SocketAddr,
     https: SocketAddr,
     hub: Arc<Hub>,
-    _servers:
-        (Server<auth::AuthorityServer<FakeAuthority>>, Server<ctrl::ControllersServer<FakeControllers>>),
-    _dir: tempfile::TempDir,
+    controllers: ControllersProcess,
+    _authority: Server<auth::AuthorityServer<FakeAuthority>>,
+    dir: tempfile::TempDir,
 }
 
+type ControllersProcess = Server<ctrl::ControllersServer<FakeControllers>>;
 type Edge = WebSocketStream<TlsStream<TcpStream>>;
 
 async fn bed_with(limit: usize, silence: Duration) -> Bed {
     let dir = tempfile::tempdir().unwrap();
     let ca = Arc::new(CertificateAuthority::create("KubeEdge").unwrap());
-    let (down, source) = mpsc::unbounded_channel();
-    let script = Arc::new(Script { downstream: AsyncMutex::new(Some(source)), ..Script::default() });
     let us = || Identity::new("cloudhub", 1);
     let (auth_path, ctrl_path) = (dir.path().join("a.sock"), dir.path().join("c.sock"));
     let authority =
         Server::new(Identity::new("authority", 1), auth::AuthorityServer::new(FakeAuthority(ca.clone())));
     authority.serve(ipc::bind(&auth_path, 0o600).unwrap(), Admission::AnyUser).unwrap();
-    let controllers = Server::new(
-        Identity::new("controllers", 1),
-        ctrl::ControllersServer::new(FakeControllers(script.clone())),
-    );
-    controllers.serve(ipc::bind(&ctrl_path, 0o600).unwrap(), Admission::AnyUser).unwrap();
+    let (script, down, controllers) = start_controllers(dir.path(), 1);
     let hub = Arc::new(Hub {
         authority: AuthorityClient::new(Channel::new(&auth_path, us())),
         controllers: ControllersClient::new(Channel::new(&ctrl_path, us())),
@@ -191,9 +186,23 @@ async fn bed_with(limit: usize, silence: Duration) -> Bed {
         websocket: websocket_address,
         https: https_address,
         hub,
-        _servers: (authority, controllers),
-        _dir: dir,
+        controllers,
+        _authority: authority,
+        dir,
     }
+}
+
+/// A controllers process with a script of its own.
+fn start_controllers(
+    dir: &std::path::Path,
+    generation: u64,
+) -> (Arc<Script>, mpsc::UnboundedSender<DownstreamMessage>, ControllersProcess) {
+    let (down, source) = mpsc::unbounded_channel();
+    let script = Arc::new(Script { downstream: AsyncMutex::new(Some(source)), ..Script::default() });
+    let service = ctrl::ControllersServer::new(FakeControllers(script.clone()));
+    let server = Server::new(Identity::new("controllers", generation), service);
+    server.serve(ipc::bind(&dir.join("c.sock"), 0o600).unwrap(), Admission::AnyUser).unwrap();
+    (script, down, server)
 }
 
 async fn bed() -> Bed {
@@ -252,6 +261,10 @@ impl Bed {
         let message = pod(name, version);
         self.down.send(DownstreamMessage { message: message.encode().into(), ack: true }).unwrap();
         message
+    }
+
+    fn restart_controllers(&mut self) {
+        (self.script, self.down, self.controllers) = start_controllers(self.dir.path(), 2);
     }
 
     async fn get(
@@ -364,6 +377,21 @@ async fn an_unacknowledged_message_is_sent_again_as_it_was() {
     let pushed = bed.push("web", 1);
     assert_eq!(receive(&mut edge).await, pushed);
     assert_eq!(receive(&mut edge).await, pushed, "after 5 s");
+}
+
+#[tokio::test]
+async fn controllers_restart_and_the_session_goes_on() {
+    let mut bed = bed().await;
+    let mut edge = bed.connect("edge-1").await;
+    let before = bed.push("web", 1);
+    assert_eq!(receive(&mut edge).await, before);
+    // Not acknowledged: the next controllers send everything anew, under new ids.
+    bed.restart_controllers();
+    let after = bed.push("web", 1);
+    assert_eq!(receive(&mut edge).await, after);
+    send(&mut edge, &query("ns/configmap/a")).await;
+    assert!(receive(&mut edge).await.content.is_ok());
+    assert_eq!(bed.script.streams.load(Ordering::SeqCst), 1, "of the second controllers");
 }
 
 #[tokio::test]

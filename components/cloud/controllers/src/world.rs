@@ -258,8 +258,10 @@ impl Inner {
             return;
         }
         let before = self.objects.get(&object.key).cloned();
-        if before.as_ref().is_some_and(|before| before.version >= object.version) {
-            return;
+        match &before {
+            Some(before) if before.uid != object.uid => self.deleted.insert(&before.uid),
+            Some(before) if before.version >= object.version => return,
+            _ => {}
         }
         let object = Arc::new(object);
         self.objects.insert(object.key.clone(), object.clone());
@@ -512,6 +514,19 @@ mod tests {
         assert!(session.view().unwrap().objects.is_empty());
         world.changed(Kind::Pod, pod("p", "u2", 8, "edge-1"));
         assert_eq!(session.view().unwrap().held.len(), 2, "one made again under its name is another");
+    }
+
+    #[test]
+    fn another_object_of_the_same_name_replaces_whatever_its_version() {
+        let (world, mut session) = with_pod();
+        world.changed(Kind::Pod, pod("p", "u1", 90, "edge-1"));
+        // The store of a standalone server was removed: versions begin again.
+        world.list_began(Kind::Pod);
+        world.listed(Kind::Pod, pod("p", "u2", 3, "edge-1"));
+        world.list_ended(Kind::Pod);
+        assert_eq!(names(&session.view().unwrap()), ["map@2", "p@3"]);
+        world.changed(Kind::Pod, pod("p", "u1", 91, "edge-1"));
+        assert_eq!(names(&session.view().unwrap()), ["map@2", "p@3"], "the first is not coming back");
     }
 
     #[test]
