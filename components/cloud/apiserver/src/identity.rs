@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nix::unistd::Group;
-use pki::{CertificateAuthority, CertificateInfo, ClientCertificates, EcKey, LeafProfile, Usage};
+use pki::{CertificateAuthority, CertificateInfo, ClientCertificates, EcKey, IssueError, LeafProfile, Usage};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 
@@ -74,7 +74,7 @@ pub(crate) fn tls(
     dns_names.extend(host_name().filter(|name| crate::names::dns_subdomain(name).is_ok()));
     addresses.dedup();
     dns_names.dedup();
-    let certificate = authority.issue(
+    let issued = authority.issue(
         &key.signer()?,
         &LeafProfile {
             organization: "apiary".to_owned(),
@@ -84,7 +84,12 @@ pub(crate) fn tls(
             ip_addresses: addresses,
             validity: SERVER_VALIDITY,
         },
-    )?;
+    );
+    let certificate = issued.map_err(|error| match error {
+        // Only the configuration brings names that were not checked here.
+        IssueError::Name(_) => lifecycle::ConfigError::new(error).into(),
+        other => anyhow::Error::from(other),
+    })?;
     let clients = ClientCertificates::Optional(authority.certificate().clone());
     let mut config = pki::server_config(vec![certificate], key.private_key(), clients)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -113,8 +118,11 @@ pub(crate) fn kubeconfigs(
     let admin = client(authority, places.state, "admin", "kubernetes-admin", ADMINISTRATORS)?
         .kubeconfig(authority, server);
     write(&places.state.join("admin.kubeconfig"), 0o600, admin.as_bytes())?;
-    if let Some(copy) = places.copy {
-        write(&copy.join("admin.kubeconfig"), 0o600, admin.as_bytes())?;
+    if let Some(copy) = places.copy
+        && let Err(error) = write(&copy.join("admin.kubeconfig"), 0o600, admin.as_bytes())
+    {
+        // A convenience: the first copy is enough to serve.
+        tracing::warn!(error = format!("{error:#}"), "no copy of the administrator's kubeconfig");
     }
     let controllers = client(authority, places.state, "controllers", CONTROLLERS, CONTROLLERS)?
         .kubeconfig(authority, server);

@@ -190,8 +190,8 @@ async fn a_label_that_goes_is_a_deletion_to_who_selects_by_it() {
     let mut watch = api.ask(Some(ADMINISTRATORS), "GET", path, JSON, "").await;
     api.create(CONFIGMAPS, json!({"metadata": {"name": "a", "labels": {"app": "web"}}})).await;
     assert_eq!(event(&mut watch).await["type"], "ADDED");
-    let patch = json!({"metadata": {"labels": {"app": "db"}}}).to_string();
-    api.json("PATCH", &format!("{CONFIGMAPS}/a"), "application/merge-patch+json", patch).await;
+    let other = json!({"metadata": {"labels": {"app": "db"}}}).to_string();
+    api.json("PATCH", &format!("{CONFIGMAPS}/a"), "application/merge-patch+json", other).await;
     assert_eq!(event(&mut watch).await["type"], "DELETED");
 }
 
