@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as core;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,6 +19,8 @@ use crate::model::Pod;
 const EARLY: Duration = Duration::from_millis(10);
 /// The same for commands, which cost a process each.
 const EARLY_EXEC: Duration = Duration::from_millis(100);
+/// Nor are failures in a container's first second counted: a kubelet asks no sooner.
+const YOUNG: SignedDuration = SignedDuration::from_secs(1);
 /// Kubernetes' bound of what an event tells of a probe's output.
 const MAX_OUTPUT: usize = 512;
 
@@ -162,10 +164,11 @@ async fn run(start: Start, kind: Kind, probe: core::Probe) {
     loop {
         let outcome = subject.probe(&probe, timing.timeout).await;
         // On the probe's own beat; between beats only the time before the first success is used.
-        let on_beat = tokio::time::Instant::now() >= due;
+        let mut on_beat = tokio::time::Instant::now() >= due;
         if on_beat {
             due += timing.period;
         }
+        on_beat &= early.is_none() || Timestamp::now().duration_since(started_at) >= YOUNG;
         if outcome.is_ok() {
             early = None;
         }
