@@ -158,6 +158,7 @@ async fn run(start: Start, kind: Kind, probe: core::Probe) {
     let mut tally = Tally::default();
     let mut early =
         Some(if probe.exec.is_some() { EARLY_EXEC } else { EARLY }).filter(|_| kind != Kind::Liveness);
+    let mut answered = false;
     let age = Duration::try_from(Timestamp::now().duration_since(started_at)).unwrap_or_default();
     tokio::time::sleep(timing.initial_delay.saturating_sub(age)).await;
     let mut due = tokio::time::Instant::now();
@@ -168,8 +169,9 @@ async fn run(start: Start, kind: Kind, probe: core::Probe) {
         if on_beat {
             due += timing.period;
         }
-        on_beat &= early.is_none() || Timestamp::now().duration_since(started_at) >= YOUNG;
+        on_beat &= answered || Timestamp::now().duration_since(started_at) >= YOUNG;
         if outcome.is_ok() {
+            answered = true;
             early = None;
         }
         if let Err(fault) = &outcome
