@@ -378,14 +378,17 @@ impl<'a> Planner<'a> {
     /// Brings a container that should run one step nearer to it.
     fn start(&mut self, container: &core::Container, sandbox: Option<&Sandbox>) {
         let name = &container.name;
+        if let Some(waiting) = self.memory.start_failures.get(name) {
+            self.plan.waiting.insert(name.clone(), waiting.clone());
+        }
+        if self.memory.busy.contains(&Target::Container(name.clone())) {
+            return;
+        }
         let newest = self.newest(name);
         match newest.map(|c| (&c.record.state, &c.record.id)) {
             // Made by an edged that died before it could start it. The same attempt is made again.
             Some((ContainerState::Created, id)) => {
-                if !self.memory.busy.contains(&Target::Container(name.clone())) {
-                    self.push(Action::RemoveContainer { id: id.clone() });
-                }
-                return;
+                return self.push(Action::RemoveContainer { id: id.clone() });
             }
             // Being stopped.
             Some((ContainerState::Running { .. } | ContainerState::Unknown, _)) => return,
@@ -405,14 +408,12 @@ impl<'a> Planner<'a> {
             }
             None => {}
         }
-        if let Some(waiting) = self.memory.start_failures.get(name) {
-            self.plan.waiting.insert(name.clone(), waiting.clone());
-        }
-        if !self.volumes() || self.memory.busy.contains(&Target::Container(name.clone())) {
+        if !self.volumes() {
             return;
         }
-        if self.memory.retry.get(&Target::Container(name.clone())).is_some_and(|at| *at > self.now) {
-            return self.wake(self.memory.retry[&Target::Container(name.clone())]);
+        if let Some(at) = self.memory.retry.get(&Target::Container(name.clone())).filter(|at| **at > self.now)
+        {
+            return self.wake(*at);
         }
         match self.memory.images.get(name) {
             Some(ImageState::Present(_)) => {

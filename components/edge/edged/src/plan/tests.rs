@@ -152,6 +152,17 @@ fn a_crash_is_restarted_at_once_and_the_next_one_waits() {
 }
 
 #[test]
+fn a_restart_under_way_is_no_back_off() {
+    let pod = pod(ONE);
+    let crashed = view(vec![sandbox(true)], vec![container("c", 0, exited(1))]);
+    let mut memory = present(&[]);
+    memory.restarts.next(&restart_key(&pod.spec().containers[0]), at(3), at(3));
+    memory.busy.insert(Target::Container("c".into()));
+    let plan = plan(&pod, &crashed, &memory, Goal::Run, at(5));
+    assert_eq!((plan.actions, plan.waiting), (vec![], BTreeMap::new()));
+}
+
+#[test]
 fn restart_policy_decides_and_the_end_stops_the_sandbox() {
     let stop = vec![Action::StopSandbox { id: "s0".into() }];
     for (policy, code, over) in [
