@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{ConfigError, Document, Loaded};
 
@@ -56,8 +56,10 @@ pub struct CloudHub {
     /// DNS names edges dial: SANs too. KubeEdge's default holds one empty string, which is dropped.
     pub dns_names: Vec<String>,
     /// The message link.
+    #[serde(deserialize_with = "endpoint::<10000, _>")]
     pub websocket: Endpoint,
     /// The certificate API.
+    #[serde(deserialize_with = "endpoint::<10002, _>")]
     pub https: Endpoint,
     /// Seconds without a keepalive after which a session ends.
     pub keepalive_interval: u32,
@@ -70,7 +72,7 @@ pub struct CloudHub {
 }
 
 /// Where a server listens.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
     /// KubeEdge's switch; ours are always on.
@@ -107,14 +109,33 @@ impl Default for CloudHub {
             enable: true,
             advertise_address: Vec::new(),
             dns_names: Vec::new(),
-            websocket: Endpoint { enable: true, address: "0.0.0.0".into(), port: 10000 },
-            https: Endpoint { enable: true, address: "0.0.0.0".into(), port: 10002 },
+            websocket: Endpoint::on(10000),
+            https: Endpoint::on(10002),
             keepalive_interval: 30,
             node_limit: 500,
             edge_cert_signing_duration: 365,
             token_refresh_duration: 12,
         }
     }
+}
+
+impl Endpoint {
+    /// Every address, this port.
+    fn on(port: u16) -> Self {
+        Self { enable: true, address: "0.0.0.0".into(), port }
+    }
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self::on(0)
+    }
+}
+
+/// An endpoint whose file may give only some of the fields.
+fn endpoint<'de, const PORT: u16, D: Deserializer<'de>>(deserializer: D) -> Result<Endpoint, D::Error> {
+    let given = Endpoint::deserialize(deserializer)?;
+    Ok(if given.port == 0 { Endpoint { port: PORT, ..given } } else { given })
 }
 
 impl Default for Standalone {

@@ -196,6 +196,15 @@ mod tests {
     }
 
     #[test]
+    fn a_port_alone_keeps_the_default_address() {
+        let text = "modules: {cloudHub: {websocket: {port: 21000}, https: {address: 127.0.0.1}}}";
+        let hub =
+            parse::<cloudcore::CloudCore>(Path::new("x"), text).expect("parses").config.modules.cloud_hub;
+        assert_eq!((hub.websocket.address.as_str(), hub.websocket.port), ("0.0.0.0", 21000));
+        assert_eq!((hub.https.address.as_str(), hub.https.port), ("127.0.0.1", 10002));
+    }
+
+    #[test]
     fn zero_heartbeat_is_refused() {
         let error = parse::<edgecore::EdgeCore>(Path::new("x"), "modules: {edgeHub: {heartbeat: 0}}");
         assert!(error.expect_err("zero").to_string().contains("modules.edgeHub.heartbeat"));
