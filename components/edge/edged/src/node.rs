@@ -222,6 +222,11 @@ fn differs(a: &core::NodeStatus, b: &core::NodeStatus) -> bool {
     without_heartbeat(a) != without_heartbeat(b)
 }
 
+/// Type and status of each condition.
+fn verdicts(status: &core::NodeStatus) -> BTreeMap<String, String> {
+    status.conditions.iter().flatten().map(|c| (c.type_.clone(), c.status.clone())).collect()
+}
+
 /// Strategic-merge patch for `nodes/status`.
 fn status_patch(status: &core::NodeStatus) -> Vec<u8> {
     let mut json = serde_json::to_value(status).unwrap_or_default();
@@ -350,11 +355,12 @@ impl NodeAgent {
                 let node = serde_json::from_slice::<core::Node>(&json);
                 match node {
                     Ok(node) => {
-                        if state.reported.is_none()
-                            && let Some(status) = node.status
-                        {
-                            // Transition times survive a restart of edged; due at once, so that it is reported.
+                        // Transition times survive a restart of edged. Later, what the cloud shows counts as reported only
+                        // where it is another verdict than ours (it thought the node lost): it is set right at once.
+                        let ours = state.reported.as_ref().map(|(ours, _)| verdicts(ours));
+                        if let Some(status) = node.status.filter(|theirs| ours != Some(verdicts(theirs))) {
                             state.reported = Some((status, now));
+                            state.status_due = now;
                         }
                         state.node_uid = node.metadata.uid;
                         state.register_due = None;

@@ -95,6 +95,20 @@ async fn a_pod_of_the_store_becomes_ready_and_its_status_is_reported() {
 }
 
 #[tokio::test]
+async fn a_ready_pod_that_the_cloud_calls_unready_is_reported_again() {
+    let node = Node::new();
+    let edged = node.edged();
+    node.store.sync();
+    node.store.put_pod("web-0", "{}");
+    node.ready("web-0").await;
+    node.store.forget_uploads();
+    // As the cloud sends it after it had thought the node lost.
+    node.store.put_pod("web-0", r#"{"annotations": {"seen": "lost"}}"#);
+    node.ready("web-0").await;
+    edged.stop().await;
+}
+
+#[tokio::test]
 async fn a_restart_of_edged_touches_no_healthy_container() {
     let node = Node::new();
     let first = node.edged();

@@ -182,6 +182,8 @@ impl Worker {
         // Labels and annotations may be in files of the pod.
         self.refresh |= pod.object.metadata.labels != self.pod.object.metadata.labels
             || pod.object.metadata.annotations != self.pod.object.metadata.annotations;
+        // The cloud thought the node lost and said its pods are not ready: nobody else sets that right.
+        self.unreported |= is_ready(pod.object.status.as_ref()) != is_ready(self.status.as_ref());
         self.pod = pod;
     }
 
@@ -588,6 +590,12 @@ impl Worker {
             (None, Outcome::Uploaded { what, ok: submitted.is_ok() })
         });
     }
+}
+
+/// The Ready condition.
+fn is_ready(status: Option<&core::PodStatus>) -> bool {
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn set(map: &mut BTreeMap<String, bool>, name: &str, value: bool) {
