@@ -11,13 +11,12 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let own_name = arguments.next().and_then(|path| Path::new(&path).file_name().map(OsStr::to_owned));
     let role = [own_name, arguments.next()].iter().flatten().find_map(|name| role(name));
-    match role {
-        Some(main) => main(),
-        None => {
-            eprintln!("{USAGE}");
-            ExitCode::from(2)
-        }
-    }
+    role.map_or_else(usage, |main| main())
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
 }
 
 fn role(name: &OsStr) -> Option<fn() -> ExitCode> {
