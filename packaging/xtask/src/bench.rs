@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use harness::{BUSYBOX, Cluster, EDGE_NODE, Options, PodWatch, Supervisor, measure};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cargo::{self, Profile};
@@ -162,13 +163,24 @@ struct Printer {
     as_json: bool,
 }
 
+/// One figure; the fields in the order of the line.
+#[derive(Serialize)]
+struct Metric<'a> {
+    metric: &'a str,
+    value: f64,
+    unit: &'a str,
+    goal: Option<f64>,
+    ok: bool,
+}
+
 impl Printer {
     fn metric(&self, metric: &str, value: f64, unit: &str, goal: Option<f64>) {
         // Three decimals are finer than any of these is repeatable.
         let value = (value * 1000.0).round() / 1000.0;
         let ok = goal.is_none_or(|goal| value <= goal);
         if self.as_json {
-            println!("{}", json!({"metric": metric, "value": value, "unit": unit, "goal": goal, "ok": ok}));
+            let line = serde_json::to_string(&Metric { metric, value, unit, goal, ok });
+            println!("{}", line.expect("numbers and text are JSON"));
         } else {
             let goal =
                 goal.map_or(String::new(), |goal| format!("goal {goal} {}", if ok { "✓" } else { "✗" }));
