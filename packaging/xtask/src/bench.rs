@@ -165,8 +165,9 @@ struct Printer {
 
 /// One figure; the fields in the order of the line.
 #[derive(Serialize)]
-struct Metric<'a> {
-    metric: &'a str,
+struct Figure<'a> {
+    #[serde(rename = "metric")]
+    name: &'a str,
     value: f64,
     unit: &'a str,
     goal: Option<f64>,
@@ -179,7 +180,7 @@ impl Printer {
         let value = (value * 1000.0).round() / 1000.0;
         let ok = goal.is_none_or(|goal| value <= goal);
         if self.as_json {
-            let line = serde_json::to_string(&Metric { metric, value, unit, goal, ok });
+            let line = serde_json::to_string(&Figure { name: metric, value, unit, goal, ok });
             println!("{}", line.expect("numbers and text are JSON"));
         } else {
             let goal =
