@@ -45,9 +45,15 @@ pub(crate) async fn run(
         let round = watch_runtime(&agent, &health, &mut pause);
         let Some(Err(e)) = shutdown.run_until_cancelled(round).await else { return };
         agent.set_usable(false);
-        let message = format!("container runtime is down: {} failed: {e}", e.call);
+        let endpoint = agent.runtime.endpoint();
+        let message = format!("container runtime at {endpoint} is down: {} failed: {e}", e.call);
         if health.borrow().ready || health.borrow().message.is_empty() {
-            tracing::error!(call = e.call, error = %e, "the container runtime does not answer; pods wait for it");
+            tracing::error!(
+                endpoint,
+                call = e.call,
+                error = %e,
+                "the container runtime does not answer; pods wait for it"
+            );
         }
         health.send_if_modified(|health| {
             let is_news = health.ready || health.message.is_empty();

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cri::containerd::events_client::EventsClient;
@@ -94,6 +95,7 @@ pub(crate) struct Runtime {
     images: ImageServiceClient<Channel>,
     events: EventsClient<Channel>,
     timeout: Duration,
+    endpoint: Arc<str>,
 }
 
 impl Runtime {
@@ -115,7 +117,13 @@ impl Runtime {
             images: ImageServiceClient::new(images).max_decoding_message_size(MAX_ANSWER),
             events: EventsClient::new(channel),
             timeout,
+            endpoint: endpoint.into(),
         })
+    }
+
+    /// Where the runtime is expected, as configured.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     /// Bounds a call. Boxed here: a call's future is 20 kB, and steps nest several.
