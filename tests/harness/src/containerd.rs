@@ -59,9 +59,12 @@ impl Containerd {
         format!("unix://{}", self.socket().display())
     }
 
-    /// The snapshotter the images were unpacked with.
-    pub fn snapshotter(&self) -> &'static str {
-        self.snapshotter
+    /// Runs a container without a pod, with `ctr run` and further options of it, and returns what it prints.
+    pub fn run(&self, options: &[&str], id: &str, command: &[&str]) -> Result<String> {
+        // ctr's own choice is one directory for all containerds of the machine.
+        let state = self.folder.join("runc").display().to_string();
+        let fixed = ["run", "--runc-root", &state, "--snapshotter", self.snapshotter];
+        self.ctr(&[&fixed, options, &[images::BUSYBOX, id], command].concat())
     }
 
     /// Runs `ctr` in the namespace of the CRI and returns what it prints.

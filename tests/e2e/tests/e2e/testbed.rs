@@ -1,17 +1,15 @@
 //! The ground the other tests stand on.
 
 use anyhow::{Result, ensure};
-use harness::{BUSYBOX, Containerd, Options, Slot, clean};
+use harness::{Containerd, Options, Slot, clean};
 
 /// Containers run from the built image, and ending the testbed ends and removes all of them.
 pub(crate) fn leaves_nothing(_: &Options) -> Result<()> {
     let slot = Slot::take()?;
     let containerd = Containerd::start(&slot)?;
-    let snapshotter = containerd.snapshotter();
-    let said =
-        containerd.ctr(&["run", "--rm", "--snapshotter", snapshotter, BUSYBOX, "once", "echo", "hello"])?;
+    let said = containerd.run(&["--rm"], "once", &["echo", "hello"])?;
     ensure!(said.trim() == "hello", "the container said {said:?}");
-    containerd.ctr(&["run", "--detach", "--snapshotter", snapshotter, BUSYBOX, "stays", "sleep", "3600"])?;
+    containerd.run(&["--detach"], "stays", &["sleep", "3600"])?;
     let cgroups = clean::cgroups(&slot);
     ensure!(
         clean::processes(&slot).iter().any(|process| process.command == "sleep 3600"),
