@@ -22,7 +22,7 @@ use crate::{Run, clean, machine, users};
 pub const EDGE_NODE: &str = "edge-1";
 
 /// Every file of the exec directory and the built program it is a hard link of.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("edgecore", "edgecore"),
     ("cloudcore", "edgecore"),
     ("keyholder", "keyholder"),
@@ -33,9 +33,8 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("apiserver", "cloud-roles"),
     ("controllers", "cloud-roles"),
     ("cloudhub", "cloud-roles"),
-    ("edge-roles", "edge-roles"),
-    ("cloud-roles", "cloud-roles"),
     ("edgectl", "edgectl"),
+    ("cloudctl", "edgectl"),
 ];
 
 /// How long one HTTP exchange with a pod may take.
@@ -423,7 +422,7 @@ fn stage(built: &Path, root: &Path) -> Result<PathBuf> {
     let programs = root.join("bin");
     fs::create_dir(&programs).with_context(|| format!("could not make {}", programs.display()))?;
     let mut copies = BTreeMap::new();
-    for (name, binary) in PROGRAMS.into_iter().chain([("cloudctl", "edgectl")]) {
+    for (name, binary) in PROGRAMS {
         let target = programs.join(name);
         if let Some(copy) = copies.get(binary) {
             fs::hard_link(copy, &target).with_context(|| format!("could not link {}", target.display()))?;

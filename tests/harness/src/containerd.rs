@@ -1,6 +1,6 @@
 //! A containerd of the run's own, with its own root, state, socket, images and pod network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -107,6 +107,12 @@ impl Containerd {
     /// The ids of all containers and sandboxes that containerd knows.
     pub fn containers(&self) -> Result<Vec<String>> {
         Ok(self.ctr(&["containers", "list", "--quiet"])?.lines().map(str::to_owned).collect())
+    }
+
+    /// The ids of the containers and sandboxes of one pod.
+    pub fn containers_of(&self, pod_uid: &str) -> Result<BTreeSet<String>> {
+        let filter = format!("labels.\"io.kubernetes.pod.uid\"=={pod_uid}");
+        Ok(self.ctr(&["containers", "list", "--quiet", &filter])?.lines().map(str::to_owned).collect())
     }
 
     /// Ends containerd as a crash would; containers keep running.

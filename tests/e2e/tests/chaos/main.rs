@@ -1,5 +1,5 @@
-//! Every process killed in turn, while pods run and while one is being created: the same containers keep running, the
-//! new pod becomes Ready, statuses converge, nothing acknowledged is missing.
+//! Every process killed in turn, while pods run, one is being created and one deleted: the same containers keep running,
+//! the new pod becomes Ready, the deleted one goes, statuses converge, nothing acknowledged is missing.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use e2e::pods::{recorded, sleeper};
 use e2e::{Group, Suite};
-use harness::{Cluster, Options, Side, until};
+use harness::{Cluster, Options, Side, Supervisor, is_ready, until};
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_mins(1);
 /// How long after a pod was created the victim is killed, in milliseconds: while the pod is on its way to the node, while
@@ -50,18 +51,15 @@ fn start(options: &Options) -> Result<Cluster> {
 fn component(cluster: &mut Cluster, side: Side, name: &str) -> Result<()> {
     survives(cluster, name, |cluster| {
         let supervisor = if side == Side::Edge { &cluster.edge } else { &cluster.cloud };
-        let others = |supervisor: &harness::Supervisor| -> Result<BTreeMap<String, i32>> {
+        let others = |supervisor: &Supervisor| -> Result<BTreeMap<String, i32>> {
             let components = supervisor.components()?.into_iter().filter(|component| component.name != name);
             Ok(components.map(|component| (component.name, component.pid)).collect())
         };
         let before = others(supervisor)?;
         let back = supervisor.kill_and_wait(name)?;
         ensure!(others(supervisor)? == before, "another component was replaced, too");
-        ensure!(
-            back.component.last_exit.contains('9') || back.component.last_exit.contains("KILL"),
-            "edgectl says {name} ended by {:?}",
-            back.component.last_exit
-        );
+        let reason = &back.component.last_exit;
+        ensure!(reason.contains("SIGKILL"), "edgectl says {name} ended by {reason:?}");
         Ok(back.took)
     })
 }
@@ -82,19 +80,28 @@ fn survives(
 ) -> Result<()> {
     let (mut back, mut ready) = (Vec::new(), Vec::new());
     for delay in DELAYS {
-        let running = cluster.containerd.running()?;
-        let ids = cluster.container_ids()?;
-        let newcomer = format!("{victim}-{delay}");
+        let leaver = format!("leaves-{victim}-{delay}");
+        cluster.create(&pod(&leaver))?;
+        cluster.wait_pod_ready(&leaver)?;
+        let before = Before::look(cluster, &leaver)?;
+
+        // All three are acknowledged by the API before the kill, and on their way to the node during it.
+        let newcomer = format!("comes-{victim}-{delay}");
         let patch = format!(r#"{{"data":{{"greeting":"{newcomer}"}}}}"#);
-        // Both are acknowledged by the API before the kill, and on their way to the node during it.
         cluster.kubectl(&["patch", "configmap", "app-config", "-p", &patch])?;
-        cluster.create(&sleeper(&newcomer))?;
+        cluster.kubectl(&["delete", "pod", &leaver, "--wait=false"])?;
+        cluster.create(&pod(&newcomer))?;
         std::thread::sleep(Duration::from_millis(delay));
         let killed = Instant::now();
         back.push(kill(cluster)?.as_millis().to_string());
         cluster.wait_pod_ready(&newcomer)?;
         ready.push(killed.elapsed().as_millis().to_string());
-        nothing_is_lost(cluster, &newcomer, &running, &ids)?;
+
+        until(LIMIT, "the ConfigMap changed before the kill is in the mounted file", || {
+            Ok((cluster.exec("web-0", &["cat", "/etc/cfg/greeting"])? == newcomer).then_some(()))
+        })?;
+        cluster.wait_pod_gone(&leaver, LIMIT)?;
+        before.still_holds(cluster)?;
     }
     println!(
         "\n    killed {victim} {DELAYS:?} ms into a pod's start: back in service after {} ms, the pod Ready after {} ms, \
@@ -105,38 +112,60 @@ fn survives(
     Ok(())
 }
 
-/// The containers that ran are the same processes still, the last change of the ConfigMap arrives, and the API shows
-/// what runs and nothing else.
-fn nothing_is_lost(
-    cluster: &Cluster,
-    greeting: &str,
-    running: &BTreeMap<String, i32>,
-    ids: &BTreeMap<String, String>,
-) -> Result<()> {
-    until(LIMIT, "the ConfigMap changed before the kill is in the mounted file", || {
-        Ok((cluster.exec("web-0", &["cat", "/etc/cfg/greeting"])? == greeting).then_some(()))
-    })?;
-    until(LIMIT, "the statuses converge", || {
-        let pods = cluster.list("pods")?;
-        let shown = cluster.container_ids()?;
-        let same = ids.iter().all(|(name, id)| shown.get(name) == Some(id));
-        Ok((same && pods.iter().all(harness::is_ready)).then_some(()))
-    })?;
-    cluster.wait_node(true)?;
-    let now = cluster.containerd.running()?;
-    for (id, pid) in running {
-        ensure!(now.get(id) == Some(pid), "container {id} was replaced or ended");
+/// A pod that is deaf to SIGTERM, as process 1 is, and has a second of grace.
+fn pod(name: &str) -> Value {
+    let mut pod = sleeper(name);
+    pod["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    pod
+}
+
+/// What ran before a kill and must run after it.
+struct Before {
+    /// Process ids by container id, sandboxes included.
+    running: BTreeMap<String, i32>,
+    /// Container ids by pod and container, as the API showed them.
+    shown: BTreeMap<String, String>,
+}
+
+impl Before {
+    /// Everything but the pod that is about to be deleted.
+    fn look(cluster: &Cluster, leaver: &str) -> Result<Self> {
+        let uid =
+            cluster.get("pod", leaver)?["metadata"]["uid"].as_str().context("a pod has a uid")?.to_owned();
+        let leaving = cluster.containerd.containers_of(&uid)?;
+        let mut running = cluster.containerd.running()?;
+        running.retain(|id, _| !leaving.contains(id));
+        let mut shown = cluster.container_ids()?;
+        shown.retain(|name, _| !name.starts_with(&format!("{leaver}/")));
+        Ok(Self { running, shown })
     }
-    let shown = cluster.container_ids()?;
-    for (name, id) in &shown {
-        let id = id.strip_prefix("containerd://").with_context(|| format!("{name} has no container id"))?;
-        ensure!(now.contains_key(id), "the API shows {id} for {name}, which does not run");
+
+    /// Its containers are the same processes still, and the API shows what runs and nothing else.
+    fn still_holds(&self, cluster: &Cluster) -> Result<()> {
+        let now = cluster.containerd.running()?;
+        for (id, pid) in &self.running {
+            ensure!(now.get(id) == Some(pid), "container {id} was replaced or ended");
+        }
+        cluster.wait_node(true)?;
+        until(LIMIT, "the API shows what runs and nothing else", || {
+            let (running, shown) = (cluster.containerd.running()?, cluster.container_ids()?);
+            for (name, id) in &self.shown {
+                ensure!(shown.get(name) == Some(id), "{name} is shown with {:?}", shown.get(name));
+            }
+            for (name, id) in &shown {
+                let id = id
+                    .strip_prefix("containerd://")
+                    .with_context(|| format!("{name} has no container id"))?;
+                ensure!(running.contains_key(id), "{id} is shown for {name} and does not run");
+            }
+            // A sandbox and a container each.
+            ensure!(
+                running.len() == 2 * shown.len(),
+                "{} containers run for {} pods",
+                running.len(),
+                shown.len()
+            );
+            Ok(cluster.list("pods")?.iter().all(is_ready).then_some(()))
+        })
     }
-    ensure!(
-        now.len() == 2 * shown.len(),
-        "{} containers and sandboxes run for {} pods",
-        now.len(),
-        shown.len()
-    );
-    Ok(())
 }

@@ -410,10 +410,9 @@ fn is_removed(cluster: &Cluster, pod: &Value) -> Result<()> {
     let uid = pod["metadata"]["uid"].as_str().context("no uid")?;
     let folder = cluster.root().join("edgecore/kubelet/pods").join(uid);
     until(LIMIT, "the pod's containers and directory are gone", || {
-        let filter = format!("labels.\"io.kubernetes.pod.uid\"=={uid}");
-        let left = cluster.containerd.ctr(&["containers", "list", "--quiet", &filter])?;
-        if !left.trim().is_empty() || folder.exists() {
-            bail!("containers {:?}, directory {}", left.trim(), folder.exists());
+        let left = cluster.containerd.containers_of(uid)?;
+        if !left.is_empty() || folder.exists() {
+            bail!("containers {left:?}, directory {}", folder.exists());
         }
         Ok(Some(()))
     })
