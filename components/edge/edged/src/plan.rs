@@ -3,6 +3,7 @@
 //! is all it takes to get from any state to the wanted one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -33,6 +34,19 @@ pub(crate) enum Target {
     Id(String),
     /// The pod's files.
     Files,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volumes => f.write_str("volumes"),
+            Self::Sandbox => f.write_str("sandbox"),
+            Self::Image(container) => write!(f, "image of {container}"),
+            Self::Container(name) => write!(f, "container {name}"),
+            Self::Id(id) => write!(f, "id {id}"),
+            Self::Files => f.write_str("files"),
+        }
+    }
 }
 
 /// Why a container is stopped while its pod goes on.

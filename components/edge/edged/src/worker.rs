@@ -501,7 +501,8 @@ impl Worker {
             }
             (_, Outcome::Done(Ok(()))) => false,
             (target, Outcome::Done(Err(why))) => {
-                tracing::warn!(pod = %self.pod.key, step = ?target, error = why, "a step failed, it will be repeated");
+                let step = target.as_ref().map(tracing::field::display);
+                tracing::warn!(pod = %self.pod.key, step, error = why, "a step failed, it will be repeated");
                 true
             }
             (_, Outcome::Uploaded { what, ok }) => {
