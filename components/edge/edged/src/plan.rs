@@ -288,20 +288,25 @@ impl<'a> Planner<'a> {
         if self.memory.over || matches!(phase, Some("Succeeded" | "Failed")) {
             return true;
         }
-        let ended = |container: &core::Container| match self.newest(&container.name).map(|c| &c.record.state)
-        {
-            Some(ContainerState::Exited { exit_code, .. }) if !restarts(spec, container, *exit_code) => {
-                Some(*exit_code)
-            }
-            _ => None,
-        };
         let init_failed = spec
             .init_containers
             .iter()
             .flatten()
-            .any(|container| ended(container).is_some_and(|code| code != 0));
-        let main_ended = !spec.containers.is_empty() && spec.containers.iter().all(|c| ended(c).is_some());
+            .any(|container| self.ended(container).is_some_and(|code| code != 0));
+        let main_ended =
+            !spec.containers.is_empty() && spec.containers.iter().all(|c| self.ended(c).is_some());
         init_failed || main_ended
+    }
+
+    /// The exit code of a container that has ended and is not to be started again.
+    fn ended(&self, container: &core::Container) -> Option<i32> {
+        match self.newest(&container.name)?.record.state {
+            ContainerState::Exited { .. } if self.was_interrupted(&container.name) => None,
+            ContainerState::Exited { exit_code, .. } if !restarts(self.pod.spec(), container, exit_code) => {
+                Some(exit_code)
+            }
+            _ => None,
+        }
     }
 
     /// What is left of an ended pod: sidecars stop, then the sandbox; dead containers stay for their logs.
@@ -379,14 +384,19 @@ impl<'a> Planner<'a> {
         for container in &spec.containers {
             let running =
                 matches!(self.state(&container.name, sandbox), Some(ContainerState::Running { .. }));
-            let done = match self.newest(&container.name).map(|c| &c.record.state) {
-                Some(ContainerState::Exited { exit_code, .. }) => !restarts(spec, container, *exit_code),
-                _ => false,
-            };
+            let done = self.ended(container).is_some();
             if !running && !done {
                 self.start(container, sandbox);
             }
         }
+    }
+
+    /// An edged that died while it started the container had the runtime give up: it ended without having run. What
+    /// cannot be started at all looks the same, but then this edged has tried, and knows.
+    fn was_interrupted(&self, name: &str) -> bool {
+        let state = self.newest(name).map(|c| &c.record.state);
+        matches!(state, Some(ContainerState::Exited { started_at: None, .. }))
+            && !self.memory.start_failures.contains_key(name)
     }
 
     /// Brings a container that should run one step nearer to it.
@@ -402,6 +412,9 @@ impl<'a> Planner<'a> {
         match newest.map(|c| (&c.record.state, &c.record.id)) {
             // Made by an edged that died before it could start it. The same attempt is made again.
             Some((ContainerState::Created, id)) => {
+                return self.push(Action::RemoveContainer { id: id.clone() });
+            }
+            Some((_, id)) if self.was_interrupted(name) => {
                 return self.push(Action::RemoveContainer { id: id.clone() });
             }
             // Being stopped.

@@ -218,6 +218,25 @@ fn a_container_made_but_never_started_is_made_again_as_the_same_attempt() {
 }
 
 #[test]
+fn a_start_cut_short_is_no_restart_unless_this_edged_saw_it_fail() {
+    let never_ran = ContainerState::Exited {
+        started_at: None,
+        finished_at: at(3),
+        exit_code: 128,
+        reason: "StartError".into(),
+        message: String::new(),
+    };
+    let once = pod(r#"{"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}"#);
+    let cut_short = view(vec![sandbox(true)], vec![container("c", 0, never_ran)]);
+    let mut memory = present(&["c"]);
+    assert_eq!(run(&once, &cut_short, &memory).actions, [Action::RemoveContainer { id: "c0".into() }]);
+    let failure = Waiting { reason: "RunContainerError".into(), message: "no such file".into() };
+    memory.start_failures.insert("c".into(), failure);
+    let over = [Action::StopSandbox { id: "s0".into() }];
+    assert_eq!(run(&once, &cut_short, &memory).actions, over, "it has failed, and Never means so");
+}
+
+#[test]
 fn a_failed_pull_shows_its_error_then_the_waiting() {
     let mut memory = present(&[]);
     let failure = ImageFailure { reason: "ErrImagePull", message: "no".into() };
