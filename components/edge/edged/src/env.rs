@@ -262,17 +262,8 @@ fn text(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::pod;
+    use crate::testing::{facts, pod};
     use proptest::prelude::*;
-
-    fn facts() -> NodeFacts {
-        NodeFacts {
-            node_name: "edge-1".into(),
-            host_ips: vec!["192.0.2.1".parse().expect("ip")],
-            runtime_name: "containerd".into(),
-            allocatable: Allocatable { cpu_millis: 2000, memory: 1 << 30, ephemeral_storage: 1 << 34 },
-        }
-    }
 
     fn env_of(spec: &str, objects: &Objects) -> Result<Vec<(String, String)>, ConfigError> {
         let pod = pod(spec);

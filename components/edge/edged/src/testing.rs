@@ -1,6 +1,6 @@
-//! Pods for unit tests.
+//! Pods and a node for unit tests.
 
-use crate::model::Pod;
+use crate::model::{Allocatable, NodeFacts, Pod};
 
 /// A pod `default/web-0`, uid `uid-1`, with this spec (JSON).
 pub(crate) fn pod(spec: &str) -> Pod {
@@ -24,5 +24,15 @@ pub(crate) fn settings(root: &str) -> crate::settings::Settings {
         resolv_conf: "/etc/resolv.conf".into(),
         memory_capacity: 1 << 30,
         serialize_image_pulls: true,
+    }
+}
+
+/// A node with one address, two cores and 1 GiB.
+pub(crate) fn facts() -> NodeFacts {
+    NodeFacts {
+        node_name: "edge-1".into(),
+        host_ips: vec!["192.0.2.1".parse().expect("ip")],
+        runtime_name: "containerd".into(),
+        allocatable: Allocatable { cpu_millis: 2000, memory: 1 << 30, ephemeral_storage: 1 << 34 },
     }
 }

@@ -384,18 +384,8 @@ fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Allocatable;
     use crate::objects::ObjectKind;
-    use crate::testing::pod;
-
-    fn facts() -> NodeFacts {
-        NodeFacts {
-            node_name: "edge-1".into(),
-            host_ips: vec!["192.0.2.1".parse().expect("ip")],
-            runtime_name: "containerd".into(),
-            allocatable: Allocatable { cpu_millis: 1000, memory: 1, ephemeral_storage: 1 },
-        }
-    }
+    use crate::testing::{facts, pod};
 
     struct Node {
         dirs: PodDirs,

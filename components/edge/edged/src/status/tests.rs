@@ -1,15 +1,6 @@
 use super::*;
-use crate::model::{Allocatable, Sandbox};
-use crate::testing::pod;
-
-fn facts() -> NodeFacts {
-    NodeFacts {
-        node_name: "edge-1".into(),
-        host_ips: vec!["192.0.2.1".parse().expect("ip")],
-        runtime_name: "containerd".into(),
-        allocatable: Allocatable { cpu_millis: 1000, memory: 1, ephemeral_storage: 1 },
-    }
-}
+use crate::model::Sandbox;
+use crate::testing::{facts, pod};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
