@@ -253,12 +253,44 @@ impl Cluster {
         Ok(ids)
     }
 
-    /// Runs a program in the pod's first container, through containerd, and returns what it prints.
-    pub fn exec(&self, pod: &str, command: &[&str]) -> Result<String> {
-        let pod = self.get("pod", pod)?;
-        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
-        let id = id.strip_prefix("containerd://").context("the pod has no running container")?;
-        self.containerd.exec(id, command)
+    /// Runs a program in the pod's first container, through containerd. What it prints is not to be had: ctr may lose
+    /// the output of a program that ends at once.
+    pub fn exec(&self, pod: &str, command: &[&str]) -> Result<()> {
+        self.containerd.exec(&self.first_container(pod)?, command)
+    }
+
+    /// A file as the pod's first container sees it.
+    pub fn read(&self, pod: &str, path: &str) -> Result<String> {
+        let file = self.inside(pod, path)?;
+        fs::read_to_string(&file)
+            .with_context(|| format!("could not read {path} of {pod}, which is {}", file.display()))
+    }
+
+    /// Where a path of the pod's first container is found from outside. Absolute symbolic links in it are not followed
+    /// as the container would.
+    pub fn inside(&self, pod: &str, path: &str) -> Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/{}/root{path}", self.first_process(pod)?)))
+    }
+
+    /// The environment the pod's first container was started with, `NAME=value` each.
+    pub fn environment(&self, pod: &str) -> Result<Vec<String>> {
+        let path = format!("/proc/{}/environ", self.first_process(pod)?);
+        let bytes = fs::read(&path).with_context(|| format!("could not read {path}"))?;
+        Ok(String::from_utf8_lossy(&bytes).split_terminator('\0').map(str::to_owned).collect())
+    }
+
+    fn first_container(&self, pod: &str) -> Result<String> {
+        let status = self.get("pod", pod)?["status"]["containerStatuses"][0].take();
+        let id = status["containerID"].as_str().and_then(|id| id.strip_prefix("containerd://"));
+        Ok(id.with_context(|| format!("pod {pod} has no running container"))?.to_owned())
+    }
+
+    fn first_process(&self, pod: &str) -> Result<i32> {
+        let container = self.first_container(pod)?;
+        self.containerd
+            .running()?
+            .remove(&container)
+            .with_context(|| format!("container {container} does not run"))
     }
 
     /// `GET http://POD-IP:8080/PATH` of a pod: status line and body.

@@ -77,13 +77,13 @@ impl Containerd {
             .output()
     }
 
-    /// Runs a program in a running container and returns what it prints.
-    pub fn exec(&self, container: &str, command: &[&str]) -> Result<String> {
+    /// Runs a program in a running container to its end.
+    pub fn exec(&self, container: &str, command: &[&str]) -> Result<()> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut arguments = vec!["tasks", "exec", "--exec-id", &id, container];
         arguments.extend(command);
-        self.ctr(&arguments)
+        self.ctr(&arguments).map(drop)
     }
 
     /// Kills and removes every container and sandbox, as an operator with `ctr` might.

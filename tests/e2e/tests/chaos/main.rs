@@ -98,7 +98,7 @@ fn survives(
         ready.push(killed.elapsed().as_millis().to_string());
 
         until(LIMIT, "the ConfigMap changed before the kill is in the mounted file", || {
-            Ok((cluster.exec("web-0", &["cat", "/etc/cfg/greeting"])? == newcomer).then_some(()))
+            Ok((cluster.read("web-0", "/etc/cfg/greeting")? == newcomer).then_some(()))
         })?;
         cluster.wait_pod_gone(&leaver, LIMIT)?;
         before.still_holds(cluster)?;

@@ -58,7 +58,7 @@ pub(crate) fn missing_config_map(cluster: &mut Cluster) -> Result<()> {
     others_go_on(cluster)?;
     cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: late}\ndata: {a: b}\n")?;
     cluster.wait_pod_ready("early")?;
-    ensure!(cluster.exec("early", &["cat", "/cfg/a"])? == "b", "the ConfigMap is not mounted");
+    ensure!(cluster.read("early", "/cfg/a")? == "b", "the ConfigMap is not mounted");
     delete(cluster, "early")
 }
 

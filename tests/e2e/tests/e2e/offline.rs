@@ -38,7 +38,7 @@ pub(crate) fn removed_containers(cluster: &mut Cluster) -> Result<()> {
     cluster.wait_pod_ready("quiet")?;
     ensure!(pod["status"]["podIP"] != address || !address.is_null(), "the pod has no address");
     ensure!(cluster.http_get("web-0", "/")?.1 == "ok\n", "web-0 does not serve");
-    ensure!(cluster.exec("web-0", &["cat", "/etc/sec/password"])? == "s3cret", "its Secret is not mounted");
+    ensure!(cluster.read("web-0", "/etc/sec/password")? == "s3cret", "its Secret is not mounted");
     ensure!(cluster.containerd.running()? == running, "the cloud's return replaced a container");
     Ok(())
 }
@@ -53,7 +53,7 @@ pub(crate) fn edge_away(cluster: &mut Cluster) -> Result<()> {
     cluster.wait_pod_gone("quiet", LIMIT)?;
     cluster.wait_pod_ready("newcomer")?;
     until(LIMIT, "the changed ConfigMap is in the mounted file", || {
-        Ok((cluster.exec("web-0", &["cat", "/etc/cfg/greeting"])? == "moin").then_some(()))
+        Ok((cluster.read("web-0", "/etc/cfg/greeting")? == "moin").then_some(()))
     })?;
     let id = cluster.container_ids()?.remove("web-0/web").context("web-0 has no container")?;
     let id = id.trim_start_matches("containerd://");
@@ -67,7 +67,7 @@ pub(crate) fn cloud_restart(cluster: &mut Cluster) -> Result<()> {
     cluster.cloud.start()?;
     cluster.kubectl(&["patch", "configmap", "app-config", "-p", r#"{"data":{"greeting":"ahoy"}}"#])?;
     until(LIMIT, "the changed ConfigMap is in the mounted file", || {
-        Ok((cluster.exec("web-0", &["cat", "/etc/cfg/greeting"])? == "ahoy").then_some(()))
+        Ok((cluster.read("web-0", "/etc/cfg/greeting")? == "ahoy").then_some(()))
     })?;
     ensure!(cluster.containerd.running()? == running, "a container was replaced");
     Ok(())

@@ -1,6 +1,7 @@
 //! What runs, as KubeEdge's own recorded workload and a few pods beside it ask for.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -52,15 +53,15 @@ pub(crate) fn web(cluster: &mut Cluster) -> Result<()> {
     let pod = cluster.wait_pod_ready("web-0")?;
     let (status, body) = cluster.http_get("web-0", "/")?;
     ensure!(status.contains(" 200 ") && body == "ok\n", "web-0 answers {status}: {body}");
-    let environment = cluster.exec("web-0", &["env"])?;
+    let environment = cluster.environment("web-0")?;
     let address = pod["status"]["podIP"].as_str().context("no pod IP")?;
     for wanted in ["GREETING=hello".to_owned(), "PASSWORD=s3cret".to_owned(), format!("POD_IP={address}")] {
-        ensure!(environment.lines().any(|line| line == wanted), "{wanted} is not in {environment}");
+        ensure!(environment.contains(&wanted), "{wanted} is not in {environment:?}");
     }
     for (file, content) in
         [("/etc/cfg/greeting", "hello"), ("/etc/cfg/mode", "fast"), ("/etc/sec/password", "s3cret")]
     {
-        let found = cluster.exec("web-0", &["cat", file])?;
+        let found = cluster.read("web-0", file)?;
         ensure!(found == content, "{file} holds {found:?}");
     }
     cluster.exec("web-0", &["touch", "/scratch/is-writable"])?;
@@ -132,11 +133,11 @@ pub(crate) fn edited_objects(cluster: &mut Cluster) -> Result<()> {
     let before = cluster.container_ids()?;
     cluster.kubectl(&["patch", "configmap", "app-config", "-p", r#"{"data":{"greeting":"salut"}}"#])?;
     until(LIMIT, "the changed ConfigMap is in the mounted file", || {
-        Ok((cluster.exec("web-0", &["cat", "/etc/cfg/greeting"])? == "salut").then_some(()))
+        Ok((cluster.read("web-0", "/etc/cfg/greeting")? == "salut").then_some(()))
     })?;
     cluster.kubectl(&["patch", "secret", "app-secret", "-p", r#"{"stringData":{"password":"0pen"}}"#])?;
     until(LIMIT, "the changed Secret is in the mounted file", || {
-        Ok((cluster.exec("web-0", &["cat", "/etc/sec/password"])? == "0pen").then_some(()))
+        Ok((cluster.read("web-0", "/etc/sec/password")? == "0pen").then_some(()))
     })?;
     ensure!(cluster.container_ids()? == before, "a container was replaced");
     Ok(())
@@ -233,17 +234,16 @@ pub(crate) fn volumes(cluster: &mut Cluster) -> Result<()> {
         ("/v/down/labels", "tier=\"edge\""),
         ("/v/both/mode", "fast"),
     ] {
-        let found = cluster.exec("volumes", &["cat", file])?;
+        let found = cluster.read("volumes", file)?;
         ensure!(found.trim_end() == content, "{file} holds {found:?}");
     }
-    ensure!(
-        !cluster.exec("volumes", &["cat", "/v/both/password"])?.is_empty(),
-        "the projected secret is empty"
-    );
-    let mode = cluster.exec("volumes", &["stat", "-L", "-c", "%a", "/v/secret/password"])?;
-    ensure!(mode.trim() == "400", "the secret's mode is {mode}");
-    let memory = cluster.exec("volumes", &["stat", "-f", "-c", "%T", "/v/memory"])?;
-    ensure!(memory.trim() == "tmpfs", "the memory volume is {memory}");
+    ensure!(!cluster.read("volumes", "/v/both/password")?.is_empty(), "the projected secret is empty");
+    let secret = cluster.inside("volumes", "/v/secret/password")?;
+    let mode =
+        std::fs::metadata(&secret).context("could not look at the secret's file")?.permissions().mode();
+    ensure!(mode & 0o777 == 0o400, "the secret's mode is {mode:o}");
+    let mounts = cluster.read("volumes", "/proc/1/mounts")?;
+    ensure!(mounts.lines().any(|line| line.starts_with("tmpfs /v/memory ")), "the mounts are {mounts}");
     cluster.exec("volumes", &["touch", "/v/empty/a", "/v/memory/a", "/v/host/to-host"])?;
     ensure!(host.join("to-host").exists(), "what the pod wrote is not on the host");
     cluster.kubectl(&["delete", "pod", "volumes", "--wait=false"])?;
@@ -271,7 +271,7 @@ pub(crate) fn environment(cluster: &mut Cluster) -> Result<()> {
         cluster.create(&pod)?;
         cluster.wait_pod_ready("environment")?
     };
-    let environment = cluster.exec("environment", &["env"])?;
+    let environment = cluster.environment("environment")?;
     let uid = created["metadata"]["uid"].as_str().context("no uid")?;
     for wanted in [
         "GREETING=good day".to_owned(),
@@ -282,10 +282,13 @@ pub(crate) fn environment(cluster: &mut Cluster) -> Result<()> {
         format!("UID={uid}"),
         "LIMIT=32".to_owned(),
     ] {
-        ensure!(environment.lines().any(|line| line == wanted), "{wanted} is not in {environment}");
+        ensure!(environment.contains(&wanted), "{wanted} is not in {environment:?}");
     }
-    ensure!(!environment.contains("MAYBE="), "an optional reference to nothing made a variable");
-    let said = cluster.exec("environment", &["cat", "/said"])?;
+    ensure!(
+        !environment.iter().any(|variable| variable.starts_with("MAYBE=")),
+        "an optional reference to nothing made a variable"
+    );
+    let said = cluster.read("environment", "/said")?;
     ensure!(said == "good day\n", "the command's variable became {said:?}");
     cluster.kubectl(&["delete", "pod", "environment", "--wait=false"])?;
     cluster.wait_pod_gone("environment", LIMIT)
