@@ -8,6 +8,7 @@ use e2e::pods::sleeper;
 use harness::{Cluster, Options, until};
 
 const LIMIT: Duration = Duration::from_mins(1);
+const STAYS_FULL: Duration = Duration::from_secs(4);
 
 /// A store on a file system of its own, of 4 MiB.
 pub(crate) fn start(options: &Options) -> Result<Cluster> {
@@ -24,8 +25,12 @@ pub(crate) fn full_disk(cluster: &mut Cluster) -> Result<()> {
     cluster.create(&sleeper("during"))?;
     let line = cluster.edge.wait_log(mark, &["metamanager", "full"])?;
     ensure!(line.contains("metamanager"), "the error does not name the store: {line}");
-    ensure!(cluster.containerd.running()? == running, "the full disk changed what runs");
+    // Long enough for a component that gives up to be seen giving up, and for a flood of lines to be one.
+    std::thread::sleep(STAYS_FULL);
     let restarts: u64 = cluster.edge.components()?.iter().map(|component| component.restarts).sum();
+    let said = cluster.edge.log_lines(mark, &["full"])?;
+    ensure!(said.len() <= 20, "{} lines about it in {STAYS_FULL:?}: {}", said.len(), said.join("\n"));
+    ensure!(cluster.containerd.running()? == running, "the full disk changed what runs");
 
     std::fs::remove_file(&filler).context("could not make room")?;
     cluster.wait_pod_ready("during")?;
