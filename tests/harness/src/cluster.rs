@@ -16,7 +16,7 @@ use crate::slot::Slot;
 use crate::supervisor::{READY_LIMIT, Side, Supervisor};
 use crate::wait::until;
 use crate::watch::{PodWatch, is_ready};
-use crate::{Run, clean, machine, users};
+use crate::{Run, clean, interrupt, machine, users};
 
 /// The name of the one edge node.
 pub const EDGE_NODE: &str = "edge-1";
@@ -362,6 +362,11 @@ impl Cluster {
 
     /// Ends everything in order, removes it, and fails when something is left.
     pub fn end(self) -> Result<()> {
+        // Also after Ctrl-C: ending waits for processes, and is what was asked for.
+        interrupt::shielded(|| self.end_all())
+    }
+
+    fn end_all(self) -> Result<()> {
         let Self { mut edge, mut cloud, containerd, slot, .. } = self;
         let cgroups = clean::cgroups(&slot);
         for supervisor in [&mut edge, &mut cloud] {
