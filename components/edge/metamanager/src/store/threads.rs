@@ -90,7 +90,7 @@ impl Writer {
             let mut finishes = Vec::new();
             while let Some(first) = jobs.blocking_recv() {
                 let outcome = commit(&connection, first, &mut jobs, &mut finishes);
-                health.note(outcome.as_ref().err());
+                health.note(&connection, outcome.as_ref().err());
                 let reply = match outcome {
                     Ok(heads) => {
                         signals.publish(heads);
@@ -177,12 +177,13 @@ struct Health {
 }
 
 impl Health {
-    fn note(&mut self, error: Option<&rusqlite::Error>) {
+    fn note(&mut self, connection: &Connection, error: Option<&rusqlite::Error>) {
         match error {
             Some(error) => {
                 self.failed += 1;
                 if self.failed == 1 {
-                    tracing::error!(%error, "store cannot write: what is stored can still be read");
+                    let store = connection.path();
+                    tracing::error!(store, %error, "store cannot write: what is stored can still be read");
                 }
             }
             None if self.failed > 0 => {
