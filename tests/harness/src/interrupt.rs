@@ -1,10 +1,16 @@
 //! Ctrl-C and SIGTERM end a run in order: whatever waits gives up, and dropped values clean up.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// Whether this thread is cleaning up.
+    static SHIELDED: Cell<bool> = const { Cell::new(false) };
+}
 
 /// From now on the first SIGINT or SIGTERM only sets the flag behind [`requested`]; the second one ends the process
 /// at once with status 130 and leaves the cleaning to the next run.
@@ -46,7 +52,7 @@ pub fn requested() -> bool {
 
 /// An error when the user asked to stop; every bounded wait calls this.
 pub fn check() -> Result<()> {
-    if requested() {
+    if requested() && !SHIELDED.get() {
         bail!("interrupted");
     }
     Ok(())
@@ -54,10 +60,8 @@ pub fn check() -> Result<()> {
 
 /// Runs `work` as if nobody had asked to stop: cleaning up waits for processes too.
 pub(crate) fn shielded<T>(work: impl FnOnce() -> T) -> T {
-    let was = REQUESTED.swap(false, Ordering::SeqCst);
+    let outer = SHIELDED.replace(true);
     let result = work();
-    if was {
-        REQUESTED.store(true, Ordering::SeqCst);
-    }
+    SHIELDED.set(outer);
     result
 }
