@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use ipc::{Fail, Peer, Sink};
 use proto::control::{
-    self, ControlError, LogLine, LogsRequest, RestartReply, RestartRequest, StatusReply, StatusRequest,
+    self, ControlError, LinksReply, LinksRequest, LogLine, LogsRequest, PrivilegesReply, PrivilegesRequest,
+    ReexecReply, ReexecRequest, RestartReply, RestartRequest, StartReply, StartRequest, StatusReply,
+    StatusRequest, StopReply, StopRequest,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
@@ -73,6 +75,30 @@ impl<T: From<Request> + Send + 'static> control::Control for Control<T> {
         let (sender, answer) = oneshot::channel();
         let component = self.ask(Request::Restart(request.component, sender), answer).await??;
         Ok(RestartReply { component: Some(component) })
+    }
+
+    async fn start(&self, _: &Peer, _: StartRequest) -> Result<StartReply, Fail<ControlError>> {
+        Err(Fail::new(ControlError::Unspecified, "this supervisor cannot do that yet"))
+    }
+
+    async fn stop(&self, _: &Peer, _: StopRequest) -> Result<StopReply, Fail<ControlError>> {
+        Err(Fail::new(ControlError::Unspecified, "this supervisor cannot do that yet"))
+    }
+
+    async fn reexec(&self, _: &Peer, _: ReexecRequest) -> Result<ReexecReply, Fail<ControlError>> {
+        Err(Fail::new(ControlError::Unspecified, "this supervisor cannot do that yet"))
+    }
+
+    async fn links(&self, _: &Peer, _: LinksRequest) -> Result<LinksReply, Fail<ControlError>> {
+        Err(Fail::new(ControlError::Unspecified, "this supervisor cannot do that yet"))
+    }
+
+    async fn privileges(
+        &self,
+        _: &Peer,
+        _: PrivilegesRequest,
+    ) -> Result<PrivilegesReply, Fail<ControlError>> {
+        Err(Fail::new(ControlError::Unspecified, "this supervisor cannot do that yet"))
     }
 
     async fn logs(

@@ -355,6 +355,8 @@ impl Supervisor<'_> {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             single_uid: accounts::own_uid() != 0,
+            started_ms: self.started_ms,
+            ..StatusReply::default()
         }
     }
 }

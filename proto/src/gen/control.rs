@@ -15,6 +15,15 @@ pub struct StatusReply {
     /// True when everything runs under the supervisor's own uid because it was not started as root.
     #[prost(bool, tag = "5")]
     pub single_uid: bool,
+    /// How often the program was replaced under its components (Reexec).
+    #[prost(uint64, tag = "6")]
+    pub reexecs: u64,
+    /// Where limits are enforced: "v2", "v1" or "none".
+    #[prost(string, tag = "7")]
+    pub cgroup: ::prost::alloc::string::String,
+    /// Unix milliseconds of the supervisor's start; a Reexec does not change it.
+    #[prost(uint64, tag = "8")]
+    pub started_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Component {
@@ -52,6 +61,33 @@ pub struct Component {
     /// Kernel mechanisms this component runs without.
     #[prost(string, repeated, tag = "13")]
     pub degraded: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Its cgroup's memory and ceiling in KiB; 0 when unknown or without ceiling.
+    #[prost(uint64, tag = "14")]
+    pub memory_kib: u64,
+    #[prost(uint64, tag = "15")]
+    pub memory_limit_kib: u64,
+    /// CPU time of the process that runs, in nanoseconds.
+    #[prost(uint64, tag = "16")]
+    pub cpu_ns: u64,
+    /// Threads of it, and the most it may have (0: no limit).
+    #[prost(uint32, tag = "17")]
+    pub threads: u32,
+    #[prost(uint32, tag = "18")]
+    pub pids_limit: u32,
+    /// How long its last start took until it was ready, in microseconds; 0 when it never was.
+    #[prost(uint64, tag = "19")]
+    pub ready_us: u64,
+    /// The program it runs, and whether that is the previous one because the installed one did not become ready.
+    #[prost(string, tag = "20")]
+    pub exec: ::prost::alloc::string::String,
+    #[prost(bool, tag = "21")]
+    pub rolled_back: bool,
+    /// How often it was ended for reaching its memory ceiling.
+    #[prost(uint64, tag = "22")]
+    pub memory_kills: u64,
+    /// How often it was killed for being silent (watchdog) or late (ready time-out).
+    #[prost(uint64, tag = "23")]
+    pub hang_kills: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RestartRequest {
@@ -86,6 +122,144 @@ pub struct LogLine {
     #[prost(string, tag = "5")]
     pub line: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartRequest {
+    #[prost(string, tag = "1")]
+    pub component: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartReply {
+    #[prost(message, optional, tag = "1")]
+    pub component: ::core::option::Option<Component>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StopRequest {
+    #[prost(string, tag = "1")]
+    pub component: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StopReply {
+    #[prost(message, optional, tag = "1")]
+    pub component: ::core::option::Option<Component>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReexecRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReexecReply {
+    /// The version that takes over.
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinksRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LinksReply {
+    #[prost(message, repeated, tag = "1")]
+    pub links: ::prost::alloc::vec::Vec<Link>,
+}
+/// One way from a client into a server. Counters begin at 0 with each process of the server.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Link {
+    #[prost(string, tag = "1")]
+    pub server: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub client: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub socket: ::prost::alloc::string::String,
+    /// Granted methods, each with its counters; in the manifest's order.
+    #[prost(message, repeated, tag = "4")]
+    pub methods: ::prost::alloc::vec::Vec<MethodUse>,
+    #[prost(uint64, tag = "5")]
+    pub connections_total: u64,
+    #[prost(uint32, tag = "6")]
+    pub connections_open: u32,
+    #[prost(uint64, tag = "7")]
+    pub received_bytes: u64,
+    #[prost(uint64, tag = "8")]
+    pub sent_bytes: u64,
+    /// Calls and connections that broke a rule, and the last one's reason.
+    #[prost(uint64, tag = "9")]
+    pub refusals_total: u64,
+    #[prost(string, tag = "10")]
+    pub last_refusal: ::prost::alloc::string::String,
+    /// How long unary calls took in the server, by upper bound: 50 µs, 100 µs, 250 µs, 500 µs, 1 ms, 2.5 ms, 5 ms, 10 ms,
+    /// 25 ms, 50 ms, 100 ms, 1 s, and the rest. Not cumulative: each call is in one bucket.
+    #[prost(uint64, repeated, tag = "11")]
+    pub latency: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, tag = "12")]
+    pub latency_sum_us: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MethodUse {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub calls_total: u64,
+    /// Answered with an error of the interface, late, or cancelled.
+    #[prost(uint64, tag = "3")]
+    pub failures_total: u64,
+}
+/// What a server tells its supervisor of itself, in X_APIARY_LINKS= of a notification (base64 of this message, 12 KiB at
+/// most). Only `client` and the counters of each link are set.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LinkReport {
+    #[prost(message, repeated, tag = "1")]
+    pub links: ::prost::alloc::vec::Vec<Link>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrivilegesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PrivilegesReply {
+    #[prost(message, repeated, tag = "1")]
+    pub processes: ::prost::alloc::vec::Vec<ProcessPrivileges>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProcessPrivileges {
+    #[prost(string, tag = "1")]
+    pub component: ::prost::alloc::string::String,
+    /// 0 when it does not run: then nothing is known of what the kernel enforces.
+    #[prost(uint32, tag = "2")]
+    pub pid: u32,
+    /// Exposure from 0 (nothing can be reached) to 10 (as an unconfined root process), weighted as
+    /// `systemd-analyze security` does.
+    #[prost(double, tag = "3")]
+    pub score: f64,
+    #[prost(message, repeated, tag = "4")]
+    pub privileges: ::prost::alloc::vec::Vec<Privilege>,
+    #[prost(message, repeated, tag = "5")]
+    pub exposures: ::prost::alloc::vec::Vec<Exposure>,
+}
+/// One thing the manifest grants.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Privilege {
+    /// user, group, capability, network, read, write, shared, namespace, call, syscalls, listen
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub grant: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
+    /// The mechanisms that hold the process to it, as the kernel reports them ("uid, landlock"); empty: nothing does.
+    #[prost(string, tag = "4")]
+    pub enforced_by: ::prost::alloc::string::String,
+    /// "1 023 calls", "open now", "never", …; empty where the kernel does not tell.
+    #[prost(string, tag = "5")]
+    pub used: ::prost::alloc::string::String,
+}
+/// One line of the score.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Exposure {
+    /// A short name in systemd's terms: "PrivateNetwork=", "CapabilityBoundingSet=~CAP_SYS_ADMIN".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub description: ::prost::alloc::string::String,
+    /// What it adds to the score; 0 when it is closed.
+    #[prost(double, tag = "3")]
+    pub exposure: f64,
+    #[prost(double, tag = "4")]
+    pub weight: f64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ControlError {
@@ -93,6 +267,8 @@ pub enum ControlError {
     /// No component of that name; the message lists those there are.
     NoComponent = 1,
     NotReady = 2,
+    /// The program in the supervisor's file cannot take over; the message says why.
+    Unsuitable = 3,
 }
 impl ControlError {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -104,6 +280,7 @@ impl ControlError {
             Self::Unspecified => "CONTROL_ERROR_UNSPECIFIED",
             Self::NoComponent => "CONTROL_ERROR_NO_COMPONENT",
             Self::NotReady => "CONTROL_ERROR_NOT_READY",
+            Self::Unsuitable => "CONTROL_ERROR_UNSUITABLE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -112,6 +289,7 @@ impl ControlError {
             "CONTROL_ERROR_UNSPECIFIED" => Some(Self::Unspecified),
             "CONTROL_ERROR_NO_COMPONENT" => Some(Self::NoComponent),
             "CONTROL_ERROR_NOT_READY" => Some(Self::NotReady),
+            "CONTROL_ERROR_UNSUITABLE" => Some(Self::Unsuitable),
             _ => None,
         }
     }
@@ -138,6 +316,41 @@ pub static CONTROL: ipc::Interface = ipc::Interface {
             number: 3,
             name: "Logs",
             shape: ipc::Shape::Stream,
+            max_request: ipc::MAX_PAYLOAD,
+            at_once: 64,
+        },
+        ipc::Method {
+            number: 4,
+            name: "Start",
+            shape: ipc::Shape::Unary,
+            max_request: ipc::MAX_PAYLOAD,
+            at_once: 64,
+        },
+        ipc::Method {
+            number: 5,
+            name: "Stop",
+            shape: ipc::Shape::Unary,
+            max_request: ipc::MAX_PAYLOAD,
+            at_once: 64,
+        },
+        ipc::Method {
+            number: 6,
+            name: "Reexec",
+            shape: ipc::Shape::Unary,
+            max_request: ipc::MAX_PAYLOAD,
+            at_once: 64,
+        },
+        ipc::Method {
+            number: 7,
+            name: "Links",
+            shape: ipc::Shape::Unary,
+            max_request: ipc::MAX_PAYLOAD,
+            at_once: 64,
+        },
+        ipc::Method {
+            number: 8,
+            name: "Privileges",
+            shape: ipc::Shape::Unary,
             max_request: ipc::MAX_PAYLOAD,
             at_once: 64,
         },
@@ -200,6 +413,86 @@ impl ControlClient {
     ) -> Result<ipc::Streaming<LogLine, ControlError>, ipc::CallError<ControlError>> {
         self.caller.stream(&CONTROL.methods[2], &request).await
     }
+    /// Starts a component that is stopped, failed or waiting in back-off, now. The reply comes when it is ready, or with
+    /// NotReady when it was not in its ready time-out. One that runs already is answered as it is. Caller: any; idempotent.
+    pub async fn start(
+        &self,
+        request: StartRequest,
+    ) -> Result<StartReply, ipc::CallError<ControlError>> {
+        self.start_with_deadline(request, ipc::DEFAULT_DEADLINE).await
+    }
+    /// `start`, waiting at most `deadline`.
+    pub async fn start_with_deadline(
+        &self,
+        request: StartRequest,
+        deadline: std::time::Duration,
+    ) -> Result<StartReply, ipc::CallError<ControlError>> {
+        self.caller.unary(&CONTROL.methods[3], &request, deadline).await
+    }
+    /// Ends the component with SIGTERM (SIGKILL after its drain deadline) and leaves it so until Start or Restart, also over
+    /// a Reexec. The reply comes when its process is gone. Caller: any; idempotent.
+    pub async fn stop(
+        &self,
+        request: StopRequest,
+    ) -> Result<StopReply, ipc::CallError<ControlError>> {
+        self.stop_with_deadline(request, ipc::DEFAULT_DEADLINE).await
+    }
+    /// `stop`, waiting at most `deadline`.
+    pub async fn stop_with_deadline(
+        &self,
+        request: StopRequest,
+        deadline: std::time::Duration,
+    ) -> Result<StopReply, ipc::CallError<ControlError>> {
+        self.caller.unary(&CONTROL.methods[4], &request, deadline).await
+    }
+    /// Replaces the supervisor's program by the one that is now in its file, while every component lives on. The reply comes
+    /// when the new program accepted the manifest and the hand-over, right before it takes over; this connection ends then.
+    /// Unsuitable when it did not: nothing has changed. Caller: any; repeated after a lost reply it replaces once more.
+    pub async fn reexec(
+        &self,
+        request: ReexecRequest,
+    ) -> Result<ReexecReply, ipc::CallError<ControlError>> {
+        self.reexec_with_deadline(request, ipc::DEFAULT_DEADLINE).await
+    }
+    /// `reexec`, waiting at most `deadline`.
+    pub async fn reexec_with_deadline(
+        &self,
+        request: ReexecRequest,
+        deadline: std::time::Duration,
+    ) -> Result<ReexecReply, ipc::CallError<ControlError>> {
+        self.caller.unary(&CONTROL.methods[5], &request, deadline).await
+    }
+    /// Every link with its granted methods and what was counted on it since its server started, at most 2 s old.
+    /// Caller: any.
+    pub async fn links(
+        &self,
+        request: LinksRequest,
+    ) -> Result<LinksReply, ipc::CallError<ControlError>> {
+        self.links_with_deadline(request, ipc::DEFAULT_DEADLINE).await
+    }
+    /// `links`, waiting at most `deadline`.
+    pub async fn links_with_deadline(
+        &self,
+        request: LinksRequest,
+        deadline: std::time::Duration,
+    ) -> Result<LinksReply, ipc::CallError<ControlError>> {
+        self.caller.unary(&CONTROL.methods[6], &request, deadline).await
+    }
+    /// What each process was granted and why, what of it the kernel enforces, and what was used. Caller: any.
+    pub async fn privileges(
+        &self,
+        request: PrivilegesRequest,
+    ) -> Result<PrivilegesReply, ipc::CallError<ControlError>> {
+        self.privileges_with_deadline(request, ipc::DEFAULT_DEADLINE).await
+    }
+    /// `privileges`, waiting at most `deadline`.
+    pub async fn privileges_with_deadline(
+        &self,
+        request: PrivilegesRequest,
+        deadline: std::time::Duration,
+    ) -> Result<PrivilegesReply, ipc::CallError<ControlError>> {
+        self.caller.unary(&CONTROL.methods[7], &request, deadline).await
+    }
 }
 /// Repeats a call to the next `Control` server when one goes away, until its deadline. Blocks its thread; one call at
 /// a time; unary methods only. Cheap to clone.
@@ -244,6 +537,86 @@ impl ControlBlockingClient {
     ) -> Result<RestartReply, ipc::CallError<ControlError>> {
         self.channel.unary(&CONTROL, &CONTROL.methods[1], &request, deadline)
     }
+    /// Starts a component that is stopped, failed or waiting in back-off, now. The reply comes when it is ready, or with
+    /// NotReady when it was not in its ready time-out. One that runs already is answered as it is. Caller: any; idempotent.
+    pub fn start(
+        &self,
+        request: StartRequest,
+    ) -> Result<StartReply, ipc::CallError<ControlError>> {
+        self.start_with_deadline(request, ipc::blocking::DEFAULT_DEADLINE)
+    }
+    /// `start`, waiting at most `deadline`.
+    pub fn start_with_deadline(
+        &self,
+        request: StartRequest,
+        deadline: std::time::Duration,
+    ) -> Result<StartReply, ipc::CallError<ControlError>> {
+        self.channel.unary(&CONTROL, &CONTROL.methods[3], &request, deadline)
+    }
+    /// Ends the component with SIGTERM (SIGKILL after its drain deadline) and leaves it so until Start or Restart, also over
+    /// a Reexec. The reply comes when its process is gone. Caller: any; idempotent.
+    pub fn stop(
+        &self,
+        request: StopRequest,
+    ) -> Result<StopReply, ipc::CallError<ControlError>> {
+        self.stop_with_deadline(request, ipc::blocking::DEFAULT_DEADLINE)
+    }
+    /// `stop`, waiting at most `deadline`.
+    pub fn stop_with_deadline(
+        &self,
+        request: StopRequest,
+        deadline: std::time::Duration,
+    ) -> Result<StopReply, ipc::CallError<ControlError>> {
+        self.channel.unary(&CONTROL, &CONTROL.methods[4], &request, deadline)
+    }
+    /// Replaces the supervisor's program by the one that is now in its file, while every component lives on. The reply comes
+    /// when the new program accepted the manifest and the hand-over, right before it takes over; this connection ends then.
+    /// Unsuitable when it did not: nothing has changed. Caller: any; repeated after a lost reply it replaces once more.
+    pub fn reexec(
+        &self,
+        request: ReexecRequest,
+    ) -> Result<ReexecReply, ipc::CallError<ControlError>> {
+        self.reexec_with_deadline(request, ipc::blocking::DEFAULT_DEADLINE)
+    }
+    /// `reexec`, waiting at most `deadline`.
+    pub fn reexec_with_deadline(
+        &self,
+        request: ReexecRequest,
+        deadline: std::time::Duration,
+    ) -> Result<ReexecReply, ipc::CallError<ControlError>> {
+        self.channel.unary(&CONTROL, &CONTROL.methods[5], &request, deadline)
+    }
+    /// Every link with its granted methods and what was counted on it since its server started, at most 2 s old.
+    /// Caller: any.
+    pub fn links(
+        &self,
+        request: LinksRequest,
+    ) -> Result<LinksReply, ipc::CallError<ControlError>> {
+        self.links_with_deadline(request, ipc::blocking::DEFAULT_DEADLINE)
+    }
+    /// `links`, waiting at most `deadline`.
+    pub fn links_with_deadline(
+        &self,
+        request: LinksRequest,
+        deadline: std::time::Duration,
+    ) -> Result<LinksReply, ipc::CallError<ControlError>> {
+        self.channel.unary(&CONTROL, &CONTROL.methods[6], &request, deadline)
+    }
+    /// What each process was granted and why, what of it the kernel enforces, and what was used. Caller: any.
+    pub fn privileges(
+        &self,
+        request: PrivilegesRequest,
+    ) -> Result<PrivilegesReply, ipc::CallError<ControlError>> {
+        self.privileges_with_deadline(request, ipc::blocking::DEFAULT_DEADLINE)
+    }
+    /// `privileges`, waiting at most `deadline`.
+    pub fn privileges_with_deadline(
+        &self,
+        request: PrivilegesRequest,
+        deadline: std::time::Duration,
+    ) -> Result<PrivilegesReply, ipc::CallError<ControlError>> {
+        self.channel.unary(&CONTROL, &CONTROL.methods[7], &request, deadline)
+    }
 }
 /// What a server of `Control` does. A call may be dropped at any await point: at its deadline, when its caller cancels, when the peer is gone.
 pub trait Control: Send + Sync + 'static {
@@ -269,6 +642,41 @@ pub trait Control: Send + Sync + 'static {
         request: LogsRequest,
         out: ipc::Sink<LogLine>,
     ) -> impl Future<Output = Result<(), ipc::Fail<ControlError>>> + Send;
+    /// Starts a component that is stopped, failed or waiting in back-off, now. The reply comes when it is ready, or with
+    /// NotReady when it was not in its ready time-out. One that runs already is answered as it is. Caller: any; idempotent.
+    fn start(
+        &self,
+        peer: &ipc::Peer,
+        request: StartRequest,
+    ) -> impl Future<Output = Result<StartReply, ipc::Fail<ControlError>>> + Send;
+    /// Ends the component with SIGTERM (SIGKILL after its drain deadline) and leaves it so until Start or Restart, also over
+    /// a Reexec. The reply comes when its process is gone. Caller: any; idempotent.
+    fn stop(
+        &self,
+        peer: &ipc::Peer,
+        request: StopRequest,
+    ) -> impl Future<Output = Result<StopReply, ipc::Fail<ControlError>>> + Send;
+    /// Replaces the supervisor's program by the one that is now in its file, while every component lives on. The reply comes
+    /// when the new program accepted the manifest and the hand-over, right before it takes over; this connection ends then.
+    /// Unsuitable when it did not: nothing has changed. Caller: any; repeated after a lost reply it replaces once more.
+    fn reexec(
+        &self,
+        peer: &ipc::Peer,
+        request: ReexecRequest,
+    ) -> impl Future<Output = Result<ReexecReply, ipc::Fail<ControlError>>> + Send;
+    /// Every link with its granted methods and what was counted on it since its server started, at most 2 s old.
+    /// Caller: any.
+    fn links(
+        &self,
+        peer: &ipc::Peer,
+        request: LinksRequest,
+    ) -> impl Future<Output = Result<LinksReply, ipc::Fail<ControlError>>> + Send;
+    /// What each process was granted and why, what of it the kernel enforces, and what was used. Caller: any.
+    fn privileges(
+        &self,
+        peer: &ipc::Peer,
+        request: PrivilegesRequest,
+    ) -> impl Future<Output = Result<PrivilegesReply, ipc::Fail<ControlError>>> + Send;
 }
 /// Serves an implementation of [`Control`] on the bus.
 #[derive(Debug)]
@@ -316,6 +724,46 @@ impl<T: Control> ipc::Service for ControlServer<T> {
                 Ok(
                     Box::pin(async move {
                         call.end(service.logs(call.peer(), request, out).await)
+                    }),
+                )
+            }
+            4 => {
+                let request = call.request()?;
+                Ok(
+                    Box::pin(async move {
+                        call.reply(service.start(call.peer(), request).await)
+                    }),
+                )
+            }
+            5 => {
+                let request = call.request()?;
+                Ok(
+                    Box::pin(async move {
+                        call.reply(service.stop(call.peer(), request).await)
+                    }),
+                )
+            }
+            6 => {
+                let request = call.request()?;
+                Ok(
+                    Box::pin(async move {
+                        call.reply(service.reexec(call.peer(), request).await)
+                    }),
+                )
+            }
+            7 => {
+                let request = call.request()?;
+                Ok(
+                    Box::pin(async move {
+                        call.reply(service.links(call.peer(), request).await)
+                    }),
+                )
+            }
+            8 => {
+                let request = call.request()?;
+                Ok(
+                    Box::pin(async move {
+                        call.reply(service.privileges(call.peer(), request).await)
                     }),
                 )
             }

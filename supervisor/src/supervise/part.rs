@@ -235,6 +235,7 @@ impl Part {
             next_start_ms: u64::try_from(next_start.as_millis()).unwrap_or(u64::MAX),
             status_text: self.status_text.clone(),
             degraded: self.prepared.degraded.clone(),
+            ..control::Component::default()
         }
     }
 }
