@@ -63,8 +63,8 @@ pub fn generate(proto_dir: &Path, out_dir: &Path) -> anyhow::Result<Vec<PathBuf>
     Ok(written)
 }
 
-/// One bus interface: messages by prost, the service by us.
-fn interface(proto_dir: &Path, name: &str) -> anyhow::Result<String> {
+/// One bus interface, `<name>.proto` in `proto_dir`: messages by prost, the service by us.
+pub fn interface(proto_dir: &Path, name: &str) -> anyhow::Result<String> {
     let mut compiler = Compiler::new([proto_dir])?;
     compiler.include_source_info(true).open_file(format!("{name}.proto"))?;
     let files = compiler.file_descriptor_set().file;
