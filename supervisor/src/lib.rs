@@ -23,6 +23,7 @@ pub mod memory;
 pub mod notify;
 pub mod order;
 pub mod policy;
+pub mod reexec;
 pub mod setup;
 pub mod supervise;
 pub mod wiring;

@@ -12,6 +12,8 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, 
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
+use crate::reexec::Kept;
+
 /// Longest datagram that is read: a status line and a few keys. A longer one is not of this protocol.
 const LONGEST: usize = 4096;
 /// Longest status text that is kept, in bytes.
@@ -54,6 +56,14 @@ pub fn parse(datagram: &[u8]) -> Notice {
 pub struct Socket(UnixDatagram);
 
 impl Socket {
+    /// The socket at `path` that an earlier program of this process kept, or a new one.
+    pub fn open(path: &Path, uid: u32, gid: u32, kept: &mut Kept) -> io::Result<Self> {
+        match kept.take(&path.to_string_lossy()) {
+            Some(socket) => Ok(Self(UnixDatagram::from_std(socket.into())?)),
+            None => Self::bind(path, uid, gid),
+        }
+    }
+
     /// Binds `path` anew; only `uid` (and root) can send to it.
     pub fn bind(path: &Path, uid: u32, gid: u32) -> io::Result<Self> {
         match std::fs::remove_file(path) {

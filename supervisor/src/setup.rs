@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use crate::manifest::check::{Accounts, Known, check};
 use crate::manifest::{self, Component, Finding, Manifest};
 use crate::notify;
 use crate::policy::EXIT_CONFIG;
+use crate::reexec::Kept;
 use crate::wiring::{self, Link};
 
 /// Why the supervisor does not start.
@@ -111,14 +113,23 @@ pub fn check_programs(settings: &Settings, manifest: &Manifest) -> Result<(), St
 /// Keeps other supervisors out of the run directory for as long as it lives.
 #[derive(Debug)]
 pub struct RunLock {
-    _file: File,
+    file: File,
+}
+
+impl AsFd for RunLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 /// Makes the supervisor's own directories and takes the run directory.
-pub fn take_directories(settings: &Settings) -> Result<RunLock, StartError> {
+pub fn take_directories(settings: &Settings, kept: &mut Kept) -> Result<RunLock, StartError> {
     let run = &settings.run_dir;
     dirs::ensure_root(&settings.state_dir, 0o755)?;
     dirs::ensure_root(run, 0o755)?;
+    if let Some(lock) = kept.take("lock") {
+        return Ok(RunLock { file: File::from(lock) });
+    }
     let path = run.join("lock");
     let io = |source| StartError::Io { what: format!("open {}", path.display()), source };
     // Ours alone: whoever could open it could hold the lock against us.
@@ -132,7 +143,7 @@ pub fn take_directories(settings: &Settings) -> Result<RunLock, StartError> {
     dirs::ensure_root(&run.join("link"), 0o755)?;
     // Reachable, not listable: a component finds its own socket by the path it was told.
     dirs::ensure_root(&run.join("notify"), 0o711)?;
-    Ok(RunLock { _file: file })
+    Ok(RunLock { file })
 }
 
 /// One component with all that outlives its processes.
@@ -162,10 +173,11 @@ pub struct Prepared {
 
 /// Prepares every component, in start order: by rank, then by name. Within a tokio runtime.
 ///
-/// With each comes the socket on which it tells of itself.
+/// With each comes the socket on which it tells of itself. Sockets among `kept` are used as they are.
 pub fn prepare(
     settings: &Settings,
     manifest: &Manifest,
+    kept: &mut Kept,
 ) -> Result<Vec<(Prepared, notify::Socket)>, StartError> {
     let root = accounts::own_uid() == 0;
     let held = CapabilitySet::held()
@@ -184,9 +196,9 @@ pub fn prepare(
         dirs::ensure(&settings.run_dir.join(name), 0o711, uid, gid)?;
         let io = |what: String| move |source| StartError::Io { what, source };
         let notify_path = wiring::notify_path(&settings.run_dir, name);
-        let notify = notify::Socket::bind(&notify_path, uid, gid)
+        let notify = notify::Socket::open(&notify_path, uid, gid, kept)
             .map_err(io(format!("bind {}", notify_path.display())))?;
-        let links = wiring::bind(&settings.run_dir, manifest, name, identity_of)
+        let links = wiring::bind(&settings.run_dir, manifest, name, identity_of, kept)
             .map_err(io(format!("bind the links of {name}")))?;
 
         let granted = granted(component);

@@ -20,6 +20,7 @@ use crate::manifest::Manifest;
 use crate::notify::Notice;
 use crate::order::{self, Member};
 use crate::policy::{Action, Event, State};
+use crate::reexec::Kept;
 use crate::setup::{self, RunLock, StartError};
 use crate::wiring;
 use part::{Part, Running};
@@ -68,8 +69,9 @@ pub async fn run(settings: &Settings, manifest: Manifest, sink: Sink) -> Result<
     let mut interrupt = signal(SignalKind::interrupt()).map_err(io("watch for SIGINT"))?;
     let mut hangup = signal(SignalKind::hangup()).map_err(io("watch for SIGHUP"))?;
 
-    let lock = setup::take_directories(settings)?;
-    let prepared = setup::prepare(settings, &manifest)?;
+    let mut kept = Kept::default();
+    let lock = setup::take_directories(settings, &mut kept)?;
+    let prepared = setup::prepare(settings, &manifest, &mut kept)?;
     let (sender, mut inputs) = mpsc::channel(QUEUE);
     let logs = Arc::new(Logs::new(sink));
     let names = prepared.iter().map(|(part, _)| part.name.clone()).collect();

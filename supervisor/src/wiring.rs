@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use launch::Identity;
 
 use crate::manifest::Manifest;
+use crate::reexec::Kept;
 
 /// `sun_path` of a Unix socket, without the NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
@@ -57,6 +58,7 @@ pub fn bind(
     manifest: &Manifest,
     server: &str,
     identity_of: impl Fn(&str) -> Identity,
+    kept: &mut Kept,
 ) -> io::Result<Vec<Link>> {
     let mut links = Vec::new();
     for (client, component) in &manifest.components {
@@ -64,7 +66,7 @@ pub fn bind(
         let identity = identity_of(client);
         let path = path(run_dir, server, client);
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        let listener = ipc::bind(&path, 0o660).map_err(named)?;
+        let listener = kept.listener(&path, 0o660).map_err(named)?;
         std::os::unix::fs::chown(&path, None, Some(identity.gid)).map_err(named)?;
         links.push(Link {
             client: client.clone(),
@@ -153,26 +155,26 @@ mod tests {
     #[test]
     fn each_call_becomes_a_socket_for_the_clients_group() {
         let (temp, (manifest, _)) = (run_dir(), parse("m", TWO));
-        let links = bind(temp.path(), &manifest, "store", me).expect("bound");
+        let links = bind(temp.path(), &manifest, "store", me, &mut Kept::default()).expect("bound");
         assert_eq!(links_variable(&links), format!("hub:{}:Get,Put", own_uid()));
         let meta = std::fs::metadata(path(temp.path(), "store", "hub")).expect("socket");
         assert!(meta.file_type().is_socket());
         assert_eq!(meta.mode() & 0o7777, 0o660);
-        assert!(bind(temp.path(), &manifest, "hub", me).expect("bound").is_empty());
+        assert!(bind(temp.path(), &manifest, "hub", me, &mut Kept::default()).expect("bound").is_empty());
     }
 
     #[test]
     fn caller_connects_while_nobody_accepts() {
         let (temp, (manifest, _)) = (run_dir(), parse("m", TWO));
-        let _links = bind(temp.path(), &manifest, "store", me).expect("bound");
+        let _links = bind(temp.path(), &manifest, "store", me, &mut Kept::default()).expect("bound");
         UnixStream::connect(path(temp.path(), "store", "hub")).expect("waits in the backlog");
     }
 
     #[test]
     fn socket_of_an_earlier_supervisor_is_replaced_and_an_unknown_one_removed() {
         let (temp, (manifest, _)) = (run_dir(), parse("m", TWO));
-        drop(bind(temp.path(), &manifest, "store", me).expect("bound"));
-        let _links = bind(temp.path(), &manifest, "store", me).expect("bound again");
+        drop(bind(temp.path(), &manifest, "store", me, &mut Kept::default()).expect("bound"));
+        let _links = bind(temp.path(), &manifest, "store", me, &mut Kept::default()).expect("bound again");
         let stale = path(temp.path(), "store", "gone");
         std::fs::write(&stale, "").expect("written");
         remove_stale(temp.path(), &manifest).expect("removed");
