@@ -73,7 +73,7 @@ impl Connection {
     /// Takes over a connection after its hello.
     pub(crate) fn start(reader: Reader, writer: Writer, server: Hello) -> Self {
         let calls = Arc::new(Calls::default());
-        let (outgoing, writer) = spawn_writer(writer);
+        let (outgoing, writer) = spawn_writer(writer, |_| {});
         tokio::spawn(read(reader, writer, Arc::clone(&calls), server));
         Self { outgoing, calls }
     }

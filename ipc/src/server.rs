@@ -5,8 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use interprocess::local_socket::tokio::{Listener, Stream};
@@ -15,11 +14,13 @@ use interprocess::local_socket::traits::tokio::Listener as _;
 use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName};
 use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
 use interprocess::os::unix::uds_local_socket::tokio::Listener as UdsListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::session::{self, Admitted, Ended, Service, violation};
+use crate::stats::{Counters, LinkStats, Stats};
 use crate::throttle::Throttle;
+use crate::transport::lock;
 use crate::{Identity, transport};
 
 /// Connections of one listener at once; a further one waits in the backlog. A client needs one, and its successor after
@@ -70,17 +71,6 @@ pub enum ServeError {
     },
 }
 
-/// What a server has counted since it began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Connections accepted.
-    pub connections_total: u64,
-    /// Calls started.
-    pub calls_total: u64,
-    /// Peers disconnected because they broke a rule.
-    pub violations_total: u64,
-}
-
 /// Serves one [`Service`] on any number of listeners, within a tokio runtime. Dropping it ends every connection.
 #[derive(Debug)]
 pub struct Server<S> {
@@ -92,9 +82,8 @@ pub struct Server<S> {
 struct Shared<S> {
     service: S,
     us: Identity,
-    connections: AtomicU64,
-    calls: AtomicU64,
-    violations: AtomicU64,
+    links: Mutex<Vec<Arc<Counters>>>,
+    counted: Arc<Notify>,
     throttle: Throttle,
 }
 
@@ -110,28 +99,39 @@ impl<S: Service> Server<S> {
         let shared = Shared {
             service,
             us,
-            connections: AtomicU64::new(0),
-            calls: AtomicU64::new(0),
-            violations: AtomicU64::new(0),
+            links: Mutex::default(),
+            counted: Arc::default(),
             throttle: Throttle::default(),
         };
         Self { shared: Arc::new(shared), ended: CancellationToken::new() }
     }
 
-    /// What it has counted.
+    /// What it has counted, over all listeners.
     pub fn stats(&self) -> Stats {
+        let links = lock(&self.shared.links);
         Stats {
-            connections_total: self.shared.connections.load(Ordering::Relaxed),
-            calls_total: self.shared.calls.load(Ordering::Relaxed),
-            violations_total: self.shared.violations.load(Ordering::Relaxed),
+            connections_total: links.iter().map(|link| link.connections_total()).sum(),
+            calls_total: links.iter().map(|link| link.calls_total()).sum(),
+            violations_total: links.iter().map(|link| link.refusals_total()).sum(),
         }
+    }
+
+    /// What it has counted on each listener, in the order they were given to [`Server::serve`].
+    pub fn links(&self) -> Vec<LinkStats> {
+        let interface = self.shared.service.interface();
+        lock(&self.shared.links).iter().map(|link| link.read(interface)).collect()
+    }
+
+    /// Waits until something was counted since the last [`Server::links`]. For one waiter.
+    pub async fn counted(&self) {
+        self.shared.counted.notified().await;
     }
 
     /// Accepts on `listener`, which may be inherited or from [`bind`], until the server is dropped.
     pub fn serve(&self, listener: OwnedFd, admission: Admission) -> Result<(), ServeError> {
         let interface = self.shared.service.interface();
         let mut allowed = vec![admission == Admission::AnyUser; interface.methods.len()];
-        let mut client = "any user";
+        let mut client = "";
         if let Admission::Link { client: name, methods, .. } = &admission {
             client = name;
             for method in methods {
@@ -145,8 +145,11 @@ impl<S: Service> Server<S> {
         }
         let listener = UdsListener::try_from(listener)
             .map_err(|source| ServeError::Adopt { client: client.to_owned(), source })?;
+        let counters = Counters::new(client.to_owned(), &allowed, Arc::clone(&self.shared.counted));
+        let counters = Arc::new(counters);
+        lock(&self.shared.links).push(Arc::clone(&counters));
         let accepting =
-            accept(Arc::clone(&self.shared), listener.into(), admission, allowed.into(), self.ended.clone());
+            accept(Arc::clone(&self.shared), listener.into(), admission, counters, self.ended.clone());
         let ended = self.ended.clone();
         tokio::spawn(async move { ended.run_until_cancelled(accepting).await });
         Ok(())
@@ -157,7 +160,7 @@ async fn accept<S: Service>(
     shared: Arc<Shared<S>>,
     listener: Listener,
     admission: Admission,
-    allowed: Arc<[bool]>,
+    counters: Arc<Counters>,
     ended: CancellationToken,
 ) {
     let bound = match admission {
@@ -178,19 +181,20 @@ async fn accept<S: Service>(
                 continue;
             }
         };
-        shared.connections.fetch_add(1, Ordering::Relaxed);
-        let (shared, admission, allowed) =
-            (Arc::clone(&shared), Arc::clone(&admission), Arc::clone(&allowed));
+        counters.connected();
+        let (shared, admission, counters) =
+            (Arc::clone(&shared), Arc::clone(&admission), Arc::clone(&counters));
         let ended = ended.clone();
         tokio::spawn(async move {
             let _place = place;
-            ended.run_until_cancelled(shared.session(stream, &admission, allowed)).await;
+            ended.run_until_cancelled(shared.session(stream, &admission, Arc::clone(&counters))).await;
+            counters.disconnected();
         });
     }
 }
 
 impl<S: Service> Shared<S> {
-    async fn session(&self, stream: Stream, admission: &Admission, allowed: Arc<[bool]>) {
+    async fn session(&self, stream: Stream, admission: &Admission, counters: Arc<Counters>) {
         let (peer, ended) = match stream.peer_creds() {
             Err(error) => (None, Ended::Io(error)),
             Ok(creds) => {
@@ -211,11 +215,9 @@ impl<S: Service> Shared<S> {
                             Admission::Link { client, .. } => Some(client.clone()),
                             Admission::AnyUser => None,
                         };
-                        let admitted = Admitted { component, uid, pid, allowed };
-                        let count_call = || {
-                            self.calls.fetch_add(1, Ordering::Relaxed);
-                        };
-                        session::serve(&self.service, &self.us, reader, writer, admitted, count_call).await
+                        let counters = Arc::clone(&counters);
+                        let admitted = Admitted { component, uid, pid, counters };
+                        session::serve(&self.service, &self.us, reader, writer, admitted).await
                     }
                 }
             }
@@ -230,7 +232,7 @@ impl<S: Service> Shared<S> {
             Ended::Closed => tracing::debug!(server, peer = client, "peer disconnected"),
             Ended::Io(error) => tracing::debug!(server, peer = client, %error, "connection failed"),
             Ended::Violation { rule, .. } => {
-                self.violations.fetch_add(1, Ordering::Relaxed);
+                counters.refused(&rule);
                 if let Some(left_out) = self.throttle.admit(Instant::now()) {
                     let pid = peer.as_ref().map_or(0, |peer| peer.pid);
                     tracing::warn!(

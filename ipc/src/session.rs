@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
@@ -17,6 +17,7 @@ use tracing::instrument::Instrumented;
 use crate::error::Fail;
 use crate::frame::{self, Frame, FrameError, Hello, NO_CALL};
 use crate::sink::{Credit, Sink};
+use crate::stats::{Counters, Outcome};
 use crate::transport::{Outgoing, Reader, Writer, lock, spawn_writer};
 use crate::{ErrorCode, Identity, Interface, MAX_PAYLOAD, Method, PROTOCOL, Shape};
 
@@ -54,7 +55,16 @@ pub type Handling = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// The last frame of a call.
 #[derive(Debug)]
-pub struct Answer(Bytes);
+pub struct Answer {
+    frame: Bytes,
+    outcome: Outcome,
+}
+
+impl Answer {
+    fn good(frame: Bytes) -> Self {
+        Self { frame, outcome: Outcome::Answered }
+    }
+}
 
 /// A request is not the message its method takes.
 #[derive(Debug, thiserror::Error)]
@@ -110,12 +120,10 @@ impl Call {
                     limit = MAX_PAYLOAD,
                     "reply is too large to send"
                 );
-                Answer(frame::refused(
-                    self.id,
-                    &format!("the reply of {size} bytes is larger than a frame may be"),
-                ))
+                let reason = format!("the reply of {size} bytes is larger than a frame may be");
+                Answer { frame: frame::refused(self.id, &reason), outcome: Outcome::Failed }
             }
-            Ok(reply) => Answer(frame::reply(self.id, &reply)),
+            Ok(reply) => Answer::good(frame::reply(self.id, &reply)),
             Err(fail) => self.fail(&fail),
         }
     }
@@ -123,13 +131,14 @@ impl Call {
     /// The end of a stream.
     pub fn end<E: ErrorCode>(&self, result: Result<(), Fail<E>>) -> Answer {
         match result {
-            Ok(()) => Answer(frame::end(self.id)),
+            Ok(()) => Answer::good(frame::end(self.id)),
             Err(fail) => self.fail(&fail),
         }
     }
 
     fn fail<E: ErrorCode>(&self, fail: &Fail<E>) -> Answer {
-        Answer(frame::failed(self.id, fail.code.into(), &fail.message))
+        let frame = frame::failed(self.id, fail.code.into(), &fail.message);
+        Answer { frame, outcome: Outcome::Failed }
     }
 }
 
@@ -159,8 +168,8 @@ pub(crate) struct Admitted {
     pub(crate) component: Option<String>,
     pub(crate) uid: u32,
     pub(crate) pid: u32,
-    /// By method index.
-    pub(crate) allowed: Arc<[bool]>,
+    /// What it may call, and what it has.
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// Serves one connection until it ends. Calls in flight end with it.
@@ -170,7 +179,6 @@ pub(crate) async fn serve<S: Service>(
     mut reader: Reader,
     mut writer: Writer,
     admitted: Admitted,
-    count_call: impl Fn(),
 ) -> (Option<Arc<Peer>>, Ended) {
     let interface = service.interface();
     let hello = match tokio::time::timeout(HELLO_TIMEOUT, reader.next()).await {
@@ -200,12 +208,14 @@ pub(crate) async fn serve<S: Service>(
         generation = peer.generation,
         "peer connected"
     );
-    let (outgoing, writer) = spawn_writer(writer);
+    let counters = admitted.counters;
+    let sent = Arc::clone(&counters);
+    let (outgoing, writer) = spawn_writer(writer, move |bytes| sent.sent(bytes));
     let mut session = Session {
         interface,
         peer: Arc::clone(&peer),
-        allowed: admitted.allowed,
-        calls: Arc::new(InFlight::new(interface)),
+        calls: Arc::new(InFlight::new(interface, Arc::clone(&counters))),
+        counters,
         outgoing,
         writer,
     };
@@ -214,13 +224,8 @@ pub(crate) async fn serve<S: Service>(
             Ok(frame) => frame,
             Err(ended) => break ended,
         };
-        match session.accept(service, frame) {
-            Ok(started) => {
-                if started {
-                    count_call();
-                }
-            }
-            Err(ended) => break ended,
+        if let Err(ended) = session.accept(service, frame) {
+            break ended;
         }
     };
     session.calls.abort_all();
@@ -277,7 +282,7 @@ fn undecodable(error: &FrameError) -> Ended {
 struct Session {
     interface: &'static Interface,
     peer: Arc<Peer>,
-    allowed: Arc<[bool]>,
+    counters: Arc<Counters>,
     calls: Arc<InFlight>,
     outgoing: Outgoing,
     writer: JoinHandle<io::Result<()>>,
@@ -311,22 +316,23 @@ impl Session {
         match next {
             None => Err(Ended::Closed),
             Some(Err(error)) => Err(broken_frame(error)),
-            Some(Ok(frame)) => Frame::decode(frame.freeze()).map_err(|error| undecodable(&error)),
+            Some(Ok(frame)) => {
+                self.counters.received(frame.len() + 4);
+                Frame::decode(frame.freeze()).map_err(|error| undecodable(&error))
+            }
         }
     }
 
-    /// Acts on a frame; true when it started a call.
-    fn accept<S: Service>(&self, service: &S, frame: Frame) -> Result<bool, Ended> {
+    fn accept<S: Service>(&self, service: &S, frame: Frame) -> Result<(), Ended> {
         match frame {
             Frame::Request { call, method, deadline, payload } => {
-                self.start(service, call, method, deadline, payload)?;
-                Ok(true)
+                self.start(service, call, method, deadline, payload)
             }
             Frame::Cancel { call } => {
                 self.calls.cancel(call);
-                Ok(false)
+                Ok(())
             }
-            Frame::Credit { call, bytes } => self.calls.grant(call, bytes).map(|()| false),
+            Frame::Credit { call, bytes } => self.calls.grant(call, bytes),
             _ => Err(violation("a frame only servers send")),
         }
     }
@@ -343,7 +349,7 @@ impl Session {
             .interface
             .by_number(number)
             .ok_or_else(|| in_call(call, format!("{} has no method {number}", self.interface.name)))?;
-        if !self.allowed[method.index()] {
+        if !self.counters.allows(method) {
             return Err(in_call(call, format!("{} may not call {}", self.peer.component, method.name)));
         }
         if payload.len() > method.max_request {
@@ -354,6 +360,8 @@ impl Session {
             ));
         }
         self.calls.admit(call, method)?;
+        self.counters.called(method);
+        let began = Instant::now();
         let credit = (method.shape == Shape::Stream).then(Credit::full);
         let request = Call {
             peer: Arc::clone(&self.peer),
@@ -376,10 +384,14 @@ impl Session {
         if credit.is_none()
             && let Poll::Ready(answer) = Pin::new(&mut handling).poll(&mut Context::from_waker(Waker::noop()))
         {
-            self.outgoing.push(answer.0);
+            self.counters.answered(began.elapsed());
+            if answer.outcome == Outcome::Failed {
+                self.counters.failed(method.index());
+            }
+            self.outgoing.push(answer.frame);
             return Ok(());
         }
-        self.spawn(call, method, credit, deadline, handling);
+        self.spawn(call, method, credit, deadline, began, handling);
         Ok(())
     }
 
@@ -389,28 +401,40 @@ impl Session {
         method: &Method,
         credit: Option<Credit>,
         deadline: Option<Duration>,
+        began: Instant,
         handling: Instrumented<Handling>,
     ) {
+        let index = method.index();
+        let unary = credit.is_none();
         let calls = Arc::clone(&self.calls);
         let outgoing = self.outgoing.clone();
         let work = async move {
             let answer = match deadline {
-                None => handling.await.0,
+                None => handling.await,
                 Some(deadline) => match tokio::time::timeout(deadline, handling).await {
-                    Ok(answer) => answer.0,
-                    Err(_) => frame::late(call),
+                    Ok(answer) => answer,
+                    Err(_) => Answer { frame: frame::late(call), outcome: Outcome::Failed },
                 },
             };
             // First out of the table, then answered: the peer may start its next call when it has the answer.
             calls.finish(call);
-            outgoing.push(answer);
+            if unary {
+                calls.counters.answered(began.elapsed());
+            }
+            if answer.outcome == Outcome::Failed {
+                calls.counters.failed(index);
+            }
+            outgoing.push(answer.frame);
         };
         self.calls.begin(call, method, credit, || tokio::spawn(work).abort_handle());
     }
 }
 
 /// The calls of one connection that have no answer yet.
-struct InFlight(Mutex<Table>);
+struct InFlight {
+    table: Mutex<Table>,
+    counters: Arc<Counters>,
+}
 
 struct Table {
     calls: HashMap<u64, Running>,
@@ -425,13 +449,14 @@ struct Running {
 }
 
 impl InFlight {
-    fn new(interface: &Interface) -> Self {
-        Self(Mutex::new(Table { calls: HashMap::new(), per_method: vec![0; interface.methods.len()] }))
+    fn new(interface: &Interface, counters: Arc<Counters>) -> Self {
+        let table = Table { calls: HashMap::new(), per_method: vec![0; interface.methods.len()] };
+        Self { table: Mutex::new(table), counters }
     }
 
     /// Whether the peer may have this call in flight. Only its own session adds calls, so the answer holds until then.
     fn admit(&self, call: u64, method: &Method) -> Result<(), Ended> {
-        let table = lock(&self.0);
+        let table = lock(&self.table);
         if table.per_method[method.index()] >= method.at_once {
             return Err(in_call(
                 call,
@@ -446,13 +471,13 @@ impl InFlight {
 
     /// Starts the work under the lock, so that a call is in the table before it can finish.
     fn begin(&self, call: u64, method: &Method, credit: Option<Credit>, spawn: impl FnOnce() -> AbortHandle) {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         table.per_method[method.index()] += 1;
         table.calls.insert(call, Running { method: method.index(), task: spawn(), credit });
     }
 
     fn finish(&self, call: u64) -> Option<Running> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let running = table.calls.remove(&call)?;
         table.per_method[running.method] -= 1;
         if let Some(credit) = &running.credit {
@@ -464,12 +489,13 @@ impl InFlight {
     /// A cancel of a call that has just been answered is no error.
     fn cancel(&self, call: u64) {
         if let Some(running) = self.finish(call) {
+            self.counters.failed(running.method);
             running.task.abort();
         }
     }
 
     fn grant(&self, call: u64, bytes: u32) -> Result<(), Ended> {
-        let table = lock(&self.0);
+        let table = lock(&self.table);
         match table.calls.get(&call) {
             // On its way while the stream ended.
             None => Ok(()),
@@ -480,7 +506,7 @@ impl InFlight {
     }
 
     fn abort_all(&self) {
-        let calls = std::mem::take(&mut lock(&self.0).calls);
+        let calls = std::mem::take(&mut lock(&self.table).calls);
         for running in calls.into_values() {
             if let Some(credit) = &running.credit {
                 credit.close();

@@ -94,33 +94,41 @@ impl Outgoing {
 }
 
 /// Starts the writer task of one connection. It ends when every [`Outgoing`] is gone, or with an error.
-pub(crate) fn spawn_writer(writer: Writer) -> (Outgoing, JoinHandle<io::Result<()>>) {
+///
+/// `sent` is told how many bytes each flush wrote.
+pub(crate) fn spawn_writer(
+    writer: Writer,
+    sent: impl Fn(usize) + Send + 'static,
+) -> (Outgoing, JoinHandle<io::Result<()>>) {
     let (frames, ready) = mpsc::unbounded_channel();
     let queued = Arc::new(Queued::default());
     let outgoing = Outgoing { frames, queued: Arc::clone(&queued) };
-    (outgoing, tokio::spawn(write(ready, writer, queued)))
+    (outgoing, tokio::spawn(write(ready, writer, queued, sent)))
 }
 
 async fn write(
     mut ready: mpsc::UnboundedReceiver<Bytes>,
     mut writer: Writer,
     queued: Arc<Queued>,
+    sent: impl Fn(usize),
 ) -> io::Result<()> {
     while let Some(frame) = ready.recv().await {
         let batch = async {
-            let mut taken = frame.len();
+            let (mut taken, mut frames) = (frame.len(), 1);
             writer.feed(frame).await?;
             while taken < BATCH
                 && let Ok(next) = ready.try_recv()
             {
                 taken += next.len();
+                frames += 1;
                 writer.feed(next).await?;
             }
             SinkExt::<Bytes>::flush(&mut writer).await?;
-            io::Result::Ok(taken)
+            io::Result::Ok((taken, frames))
         };
         let stalled = |_| io::Error::new(io::ErrorKind::TimedOut, "peer has not read for 30 s");
-        let taken = tokio::time::timeout(WRITE_STALL, batch).await.map_err(stalled)??;
+        let (taken, frames) = tokio::time::timeout(WRITE_STALL, batch).await.map_err(stalled)??;
+        sent(taken + 4 * frames);
         if writer.write_buffer().capacity() > 4 * BATCH {
             // One large frame must not keep megabytes for the life of the connection.
             *writer.write_buffer_mut() = BytesMut::new();

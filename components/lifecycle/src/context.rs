@@ -11,8 +11,9 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::LinkError;
 use crate::environment::Environment;
+use crate::listener::InheritedListener;
+use crate::{LinkError, report};
 
 /// A component's place in the system: directories, links, and the conversation with its supervisor.
 #[derive(Debug)]
@@ -23,13 +24,14 @@ pub struct Context {
     runtime: PathBuf,
     calls: BTreeMap<String, PathBuf>,
     listeners: Option<Vec<(OwnedFd, Admission)>>,
+    sockets: BTreeMap<String, InheritedListener>,
     shutdown: CancellationToken,
     watchdog: Once,
 }
 
 impl Context {
     pub(crate) fn new(environment: Environment, shutdown: CancellationToken) -> Self {
-        let Environment { name, generation, config, state, runtime, calls, listeners } = environment;
+        let Environment { name, generation, config, state, runtime, calls, listeners, sockets } = environment;
         Self {
             identity: Identity::new(name, generation),
             config,
@@ -37,6 +39,7 @@ impl Context {
             runtime,
             calls,
             listeners: Some(listeners),
+            sockets,
             shutdown,
             watchdog: Once::new(),
         }
@@ -92,11 +95,14 @@ impl Context {
             server.serve(listener, admission)?;
         }
         // The server stops when it is dropped; this one goes with the runtime, even if the component drops its context.
-        tokio::spawn(async move {
-            let _server = server;
-            std::future::pending::<()>().await;
-        });
+        tokio::spawn(report::links(server));
         Ok(())
+    }
+
+    /// A listener of the manifest's `listen`, by its name there; `None` when the supervisor gave none, or the second
+    /// time.
+    pub fn listener(&mut self, name: &str) -> Option<InheritedListener> {
+        self.sockets.remove(name)
     }
 
     /// Tells the supervisor that this component serves, and from now on, at half the watchdog interval, that it is alive.

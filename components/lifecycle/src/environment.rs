@@ -10,6 +10,7 @@ use ipc::Admission;
 use listenfd::ListenFd;
 
 use crate::error::EnvironmentError;
+use crate::listener::InheritedListener;
 
 /// The environment, parsed.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Environment {
     pub(crate) calls: BTreeMap<String, PathBuf>,
     /// Inherited listeners, each with who may come in.
     pub(crate) listeners: Vec<(OwnedFd, Admission)>,
+    /// Inherited listeners of other protocols, by the manifest's name for them.
+    pub(crate) sockets: BTreeMap<String, InheritedListener>,
 }
 
 impl Environment {
@@ -30,10 +33,10 @@ impl Environment {
     pub(crate) fn from_process(name: &'static str) -> Result<Self, EnvironmentError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let links = parse_links(variable("APIARY_LINKS").as_deref().unwrap_or_default())?;
-        let clients: Vec<String> = variable("LISTEN_FDNAMES")
+        let names: Vec<String> = variable("LISTEN_FDNAMES")
             .map(|names| names.split(':').map(str::to_owned).collect())
             .unwrap_or_default();
-        let listeners = take_listeners(ListenFd::from_env(), &clients, links)?;
+        let (listeners, sockets) = take_listeners(ListenFd::from_env(), &names, links)?;
         let generation = match variable("APIARY_GENERATION") {
             Some(value) => value.parse().map_err(|error| wrong("APIARY_GENERATION", &value, &error))?,
             None => by_hand(),
@@ -46,6 +49,7 @@ impl Environment {
             runtime: directory("RUNTIME_DIRECTORY", variable("RUNTIME_DIRECTORY"))?,
             calls: parse_calls(variable("APIARY_CALLS").as_deref().unwrap_or_default())?,
             listeners,
+            sockets,
         })
     }
 }
@@ -98,41 +102,60 @@ fn entries(value: &str) -> impl Iterator<Item = &str> {
     value.split(';').filter(|entry| !entry.is_empty())
 }
 
-/// Pairs descriptors with links; their number and names must agree, since the link is the peer's identity.
+/// What a listener that is no link is called in `LISTEN_FDNAMES`, before its own name.
+const LISTEN: &str = "listen-";
+
+type Listeners = (Vec<(OwnedFd, Admission)>, BTreeMap<String, InheritedListener>);
+
+/// Pairs descriptors with links, whose names must agree since the link is the peer's identity; after those come the
+/// listeners of other protocols.
 fn take_listeners(
     mut inherited: ListenFd,
-    clients: &[String],
+    names: &[String],
     links: Vec<Admission>,
-) -> Result<Vec<(OwnedFd, Admission)>, EnvironmentError> {
-    if inherited.len() != links.len() || clients.len() != links.len() {
+) -> Result<Listeners, EnvironmentError> {
+    if inherited.len() != names.len() || names.len() < links.len() {
         let problem =
-            format!("{} links, but {} listeners with {} names", links.len(), inherited.len(), clients.len());
-        return Err(wrong("LISTEN_FDNAMES", &clients.join(":"), &problem));
+            format!("{} links, but {} listeners with {} names", links.len(), inherited.len(), names.len());
+        return Err(wrong("LISTEN_FDNAMES", &names.join(":"), &problem));
     }
-    links
-        .into_iter()
-        .enumerate()
-        .map(|(index, link)| {
-            let name = &clients[index];
-            if !matches!(&link, Admission::Link { client, .. } if client == name) {
-                return Err(wrong("LISTEN_FDNAMES", name, &"not the client at this place of APIARY_LINKS"));
-            }
-            let listener = inherited
-                .take_unix_listener(index)
-                .and_then(|listener| listener.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
-                .map_err(|source| EnvironmentError::Listener {
-                    client: name.clone(),
-                    descriptor: index + 3,
-                    source,
-                })?;
-            Ok((listener.into(), link))
-        })
-        .collect()
+    let unusable = |index: usize| {
+        move |source| EnvironmentError::Listener {
+            client: names[index].clone(),
+            descriptor: index + 3,
+            source,
+        }
+    };
+    let (clients, others) = names.split_at(links.len());
+    let mut listeners = Vec::new();
+    for (index, (name, link)) in clients.iter().zip(links).enumerate() {
+        if !matches!(&link, Admission::Link { client, .. } if client == name) {
+            return Err(wrong("LISTEN_FDNAMES", name, &"not the client at this place of APIARY_LINKS"));
+        }
+        let listener = inherited
+            .take_unix_listener(index)
+            .and_then(|listener| listener.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
+            .map_err(unusable(index))?;
+        listeners.push((listener.into(), link));
+    }
+    let mut sockets = BTreeMap::new();
+    for (index, name) in (clients.len()..).zip(others) {
+        let own = name.strip_prefix(LISTEN).filter(|own| !own.is_empty()).ok_or_else(|| {
+            wrong("LISTEN_FDNAMES", name, &"neither a client of APIARY_LINKS nor listen-<name>")
+        })?;
+        let listener = InheritedListener::take(&mut inherited, index).map_err(unusable(index))?;
+        sockets.insert(own.to_owned(), listener);
+    }
+    Ok((listeners, sockets))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn links_of(value: &str) -> Vec<Admission> {
+        parse_links(value).unwrap()
+    }
 
     #[test]
     fn calls_are_paths_by_server() {
@@ -169,5 +192,7 @@ mod tests {
         let links = parse_links("edged:0:Get").unwrap();
         let error = take_listeners(ListenFd::empty(), &["edged".to_owned()], links).unwrap_err();
         assert!(error.to_string().contains("1 links, but 0 listeners"), "{error}");
+        let error = take_listeners(ListenFd::empty(), &[], links_of("edged:0:Get")).unwrap_err();
+        assert!(error.to_string().contains("with 0 names"), "{error}");
     }
 }

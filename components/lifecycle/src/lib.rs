@@ -21,7 +21,9 @@
 mod context;
 mod environment;
 mod error;
+mod listener;
 mod logs;
+mod report;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use context::Context;
 pub use error::{ConfigError, LinkError, WithHint};
+pub use listener::InheritedListener;
 
 use environment::Environment;
 

@@ -4,6 +4,9 @@ mod blocking;
 mod bounds;
 mod calls;
 mod client_bounds;
+mod counters;
 mod restart;
 mod streams;
 mod support;
+
+pub(crate) use support::TEST;

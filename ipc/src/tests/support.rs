@@ -20,7 +20,7 @@ pub(super) const HANG: usize = 1;
 pub(super) const COUNT: usize = 2;
 pub(super) const FAIL: usize = 3;
 
-pub(super) static TEST: Interface = Interface {
+pub(crate) static TEST: Interface = Interface {
     name: "apiary.test.v1.Test",
     methods: &[
         Method { number: 1, name: "Echo", shape: Shape::Unary, max_request: MAX_PAYLOAD, at_once: 64 },
@@ -191,6 +191,10 @@ impl Bus {
 
     pub(super) fn stats(&self) -> Stats {
         self.server.as_ref().unwrap().stats()
+    }
+
+    pub(super) fn server(&self) -> &Server<TestService> {
+        self.server.as_ref().unwrap()
     }
 
     pub(super) fn caller(&self) -> Caller {
