@@ -45,6 +45,9 @@ const NAMES: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
+/// CAP_SETPCAP's number.
+const SETPCAP: usize = 8;
+
 /// A set of Linux capabilities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapabilitySet(u64);
@@ -62,6 +65,48 @@ impl CapabilitySet {
     pub fn held() -> std::io::Result<Self> {
         let sets = rustix::thread::capabilities(None)?;
         Ok(Self(sets.permitted.bits()))
+    }
+
+    /// What [`launch`](crate::launch) needs to take every step for any component, beside what it grants.
+    pub const fn for_launching() -> Self {
+        const NEEDED: &[usize] = &[
+            1,       // CAP_DAC_OVERRIDE: sources below directories of other users
+            6,       // CAP_SETGID
+            7,       // CAP_SETUID
+            SETPCAP, // bounding set, secure bits
+            21,      // CAP_SYS_ADMIN: namespaces, mounts
+            24,      // CAP_SYS_RESOURCE: limits above its own
+        ];
+        let (mut set, mut n) = (0, 0);
+        while n < NEEDED.len() {
+            set |= 1 << NEEDED[n];
+            n += 1;
+        }
+        Self(set)
+    }
+
+    /// Gives up, for good, every capability of this thread that is not in the set; programs it becomes or starts do not
+    /// get them back either. Answers what is left: the set, less what was not held.
+    ///
+    /// Capabilities belong to threads: call it before others start. Without CAP_SETPCAP the bounding set stays as it is.
+    pub fn keep_only(self) -> std::io::Result<Self> {
+        use rustix::thread::{CapabilitySet as Bits, CapabilitySets};
+
+        let kept = self.intersection(Self::held()?);
+        rustix::thread::clear_ambient_capability_set()?;
+        if Self::held()?.has(SETPCAP) {
+            for bit in (0..64).filter(|bit| !self.has(*bit)) {
+                let one = Bits::from_bits_retain(1 << bit);
+                // Past the last one the kernel knows, the question is an error.
+                if rustix::thread::capability_is_in_bounding_set(one) == Ok(true) {
+                    rustix::thread::remove_capability_from_bounding_set(one)?;
+                }
+            }
+        }
+        let bits = Bits::from_bits_retain(kept.0);
+        let sets = CapabilitySets { effective: bits, permitted: bits, inheritable: Bits::empty() };
+        rustix::thread::set_capabilities(None, sets)?;
+        Ok(kept)
     }
 
     /// Both sets together.

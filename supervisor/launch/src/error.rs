@@ -17,7 +17,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The new process could not complete a step of the launch sequence, and ended.
-    #[error("component {component}: launch step \"{step}\" failed for {}: {source}", exec.display())]
+    #[error("component {component}: launch step \"{step}\" failed for {}: {source}", subject.as_ref().unwrap_or(exec).display())]
     Step {
         /// The component.
         component: String,
@@ -25,6 +25,8 @@ pub enum Error {
         step: Step,
         /// The program that was to run.
         exec: PathBuf,
+        /// The mount or rule the step failed at, where it has several.
+        subject: Option<PathBuf>,
         /// The cause.
         source: io::Error,
     },
@@ -54,7 +56,13 @@ steps! {
     ParentDeath = "parent-death signal",
     /// Moving the inherited descriptors, closing the others.
     Descriptors = "descriptors",
-    /// `prlimit`.
+    /// Moving into the control groups.
+    Cgroup = "cgroup",
+    /// `unshare`.
+    Namespaces = "namespaces",
+    /// Mounts, and the new root.
+    View = "file system view",
+    /// `setrlimit`.
     Limits = "resource limits",
     /// `setgroups`.
     Groups = "supplementary groups",
@@ -62,14 +70,22 @@ steps! {
     Gid = "group id",
     /// `setresuid`.
     Uid = "user id",
+    /// A new session keyring.
+    Keyring = "session keyring",
     /// Dropping from the capability bounding set.
     Bounding = "capability bounding set",
     /// Permitted, effective, inheritable and ambient sets.
     Capabilities = "capabilities",
     /// `PR_SET_NO_NEW_PRIVS`.
     NoNewPrivs = "no_new_privs",
+    /// `PR_SET_MDWE`.
+    WriteXorExecute = "write xor execute",
+    /// The Landlock domain.
+    Landlock = "landlock",
     /// Dispositions and mask.
     Signals = "signals",
+    /// System call filters.
+    Seccomp = "seccomp",
     /// `execve`.
     Exec = "exec",
 }

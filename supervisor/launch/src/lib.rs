@@ -26,8 +26,11 @@
 
 mod capabilities;
 mod child;
+mod confinement;
 mod error;
+mod handover;
 mod process;
+mod support;
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -38,8 +41,11 @@ use std::path::PathBuf;
 use std::ptr;
 
 pub use capabilities::CapabilitySet;
+pub use confinement::{Access, Confinement, Filter, Instruction, Landlock, Mount, Namespaces, Root, View};
 pub use error::{Error, Step};
+pub use handover::{exec_self, take_inherited};
 pub use process::{Exit, Process};
+pub use support::Support;
 
 /// What to start, and with which rights. A plain description: making one has no effect.
 #[derive(Debug)]
@@ -62,6 +68,8 @@ pub struct Launch<'a> {
     pub capabilities: CapabilitySet,
     /// Resource limits; soft and hard are set to the same value.
     pub limits: Vec<(Limit, u64)>,
+    /// What it is kept from, beyond that.
+    pub confinement: Confinement<'a>,
 }
 
 /// A descriptor for the child, in the `LISTEN_FDS` convention.
@@ -141,6 +149,7 @@ pub fn launch(plan: &Launch<'_>) -> Result<Child, Error> {
             component: plan.component.to_owned(),
             step,
             exec: plan.exec.clone(),
+            subject: None,
             source,
         });
     }

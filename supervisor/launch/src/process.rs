@@ -1,6 +1,6 @@
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
@@ -27,12 +27,18 @@ pub enum Exit {
 impl Process {
     /// Registers the child's pidfd with the current tokio runtime, and gives its output back.
     pub fn watch(child: Child) -> io::Result<(Self, OwnedFd)> {
-        let pid = i32::try_from(child.pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((Self::adopt(child.pid, child.pidfd)?, child.output))
+    }
+
+    /// Watches a child that was launched before this program replaced its predecessor ([`exec_self`](crate::exec_self)):
+    /// same as [`watch`](Self::watch), from its process id and pidfd.
+    pub fn adopt(pid: u32, pidfd: OwnedFd) -> io::Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the descriptor must stay open and the same while registered. The AsyncFd owns it, `OwnedFd::as_raw_fd`
         // always answers the same, and nothing here takes it out again.
-        let registered = unsafe { AsyncFd::register_with_interest(child.pidfd, Interest::READABLE) };
+        let registered = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
         let pidfd = registered.map_err(|error| error.into_parts().1)?;
-        Ok((Self { pid, pidfd }, child.output))
+        Ok(Self { pid, pidfd })
     }
 
     /// Its process id.
@@ -76,6 +82,13 @@ impl Process {
             (Some(code), _) => Exit::Code(code),
             (None, signal) => Exit::Signal(signal.unwrap_or_default()),
         })
+    }
+}
+
+/// Its pidfd, for the hand-over to a program that will [`adopt`](Process::adopt) it.
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.get_ref().as_fd()
     }
 }
 

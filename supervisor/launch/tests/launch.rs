@@ -20,6 +20,7 @@ fn shell(script: &str) -> Launch<'static> {
         identity: None,
         capabilities: CapabilitySet::EMPTY,
         limits: Vec::new(),
+        confinement: launch::Confinement::default(),
     }
 }
 

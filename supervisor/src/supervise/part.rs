@@ -104,6 +104,7 @@ impl Part {
             identity: prepared.change_identity.then(|| prepared.identity.clone()),
             capabilities: prepared.capabilities,
             limits: prepared.limits.clone(),
+            confinement: launch::Confinement::default(),
         }
     }
 
