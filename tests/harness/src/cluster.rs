@@ -22,17 +22,19 @@ use crate::{Run, clean, interrupt, machine, users};
 pub const EDGE_NODE: &str = "edge-1";
 
 /// Every file of the exec directory and the built program it is a hard link of.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("edgecore", "edgecore"),
     ("cloudcore", "edgecore"),
     ("keyholder", "keyholder"),
     ("metamanager", "edge-roles"),
     ("edgehub", "edge-roles"),
     ("edged", "edge-roles"),
+    ("edge-metrics", "edge-roles"),
     ("authority", "cloud-roles"),
     ("apiserver", "cloud-roles"),
     ("controllers", "cloud-roles"),
     ("cloudhub", "cloud-roles"),
+    ("cloud-metrics", "cloud-roles"),
     ("edgectl", "edgectl"),
     ("cloudctl", "edgectl"),
 ];

@@ -5,8 +5,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "usage: start as authority, apiserver, controllers or cloudhub, or give that name as first argument";
+const USAGE: &str = "usage: start as authority, apiserver, controllers, cloudhub or metrics, or give that name as first argument";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -26,6 +25,7 @@ fn role(name: &OsStr) -> Option<fn() -> ExitCode> {
         "apiserver" => Some(apiserver::main),
         "controllers" => Some(controllers::main),
         "cloudhub" => Some(cloudhub::main),
+        "metrics" => Some(metrics::main),
         _ => None,
     }
 }

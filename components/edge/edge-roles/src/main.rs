@@ -5,7 +5,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: start as metamanager, edgehub or edged, or give that name as first argument";
+const USAGE: &str =
+    "usage: start as metamanager, edgehub, edged or metrics, or give that name as first argument";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -24,6 +25,7 @@ fn role(name: &OsStr) -> Option<fn() -> ExitCode> {
         "metamanager" => Some(metamanager::main),
         "edgehub" => Some(edgehub::main),
         "edged" => Some(edged::main),
+        "metrics" => Some(metrics::main),
         _ => None,
     }
 }
