@@ -147,6 +147,7 @@ impl Default for Standalone {
 impl Document for CloudCore {
     const KIND: &'static str = "CloudCore";
     const API_VERSION: &'static str = "cloudcore.config.kubeedge.io/v1alpha1";
+    const KUBEEDGE_DEFAULT: &'static str = include_str!("../kubeedge-defaults/cloudcore.yaml");
 
     fn check(&self) -> Result<(), String> {
         let hub = &self.modules.cloud_hub;

@@ -36,6 +36,22 @@ pub struct Modules {
     pub edge_hub: EdgeHub,
     /// The kubelet.
     pub edged: Edged,
+    /// The node's store.
+    pub meta_manager: MetaManager,
+}
+
+/// `modules.metaManager`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MetaManager {
+    /// Must be true: every other part reads from it.
+    pub enable: bool,
+}
+
+impl Default for MetaManager {
+    fn default() -> Self {
+        Self { enable: true }
+    }
 }
 
 /// `modules.edgeHub`.
@@ -229,12 +245,17 @@ impl Default for Apiary {
 impl Document for EdgeCore {
     const KIND: &'static str = "EdgeCore";
     const API_VERSION: &'static str = "edgecore.config.kubeedge.io/v1alpha2";
+    const KUBEEDGE_DEFAULT: &'static str = include_str!("../kubeedge-defaults/edgecore.yaml");
 
     fn check(&self) -> Result<(), String> {
         let hub = &self.modules.edge_hub;
         let edged = &self.modules.edged;
         if !(1..=3600).contains(&hub.heartbeat) {
             return Err(format!("modules.edgeHub.heartbeat is {}, must be 1 to 3600 s", hub.heartbeat));
+        }
+        if !self.modules.meta_manager.enable {
+            return Err("modules.metaManager.enable is false, must be true: nothing works without the store"
+                .to_owned());
         }
         if !hub.http_server.starts_with("https://") {
             return Err(format!(
