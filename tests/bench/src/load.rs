@@ -101,9 +101,19 @@ pub(crate) struct RoundTrips {
     pub(crate) lost: u64,
 }
 
+/// Of durations up to 10 s, to three digits.
+pub(crate) fn histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 10_000_000_000, 3)?)
+}
+
+/// A longer one counts as the longest.
+pub(crate) fn record(histogram: &mut Histogram<u64>, duration: Duration) {
+    histogram.saturating_record(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+}
+
 /// Calls one at a time for as long as the slice is.
 pub(crate) async fn round_trips(client: &mut impl Call, load: &Load, slice: Duration) -> Result<RoundTrips> {
-    let mut found = RoundTrips { taken: Histogram::new(3)?, lost: 0 };
+    let mut found = RoundTrips { taken: histogram()?, lost: 0 };
     for number in 1..=WARM_UP {
         found.lost += u64::from(!client.call(load, number).await?);
     }
@@ -114,7 +124,7 @@ pub(crate) async fn round_trips(client: &mut impl Call, load: &Load, slice: Dura
         number += 1;
         found.lost += u64::from(!client.call(load, number).await?);
         let after = Instant::now();
-        found.taken.saturating_record(u64::try_from((after - before).as_nanos()).unwrap_or(u64::MAX));
+        record(&mut found.taken, after - before);
         before = after;
     }
     Ok(found)

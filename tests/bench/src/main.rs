@@ -46,7 +46,7 @@ struct Arguments {
     /// What to measure, all unless some are named
     subjects: Vec<Subject>,
     /// How often each is measured; a figure is the median
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 15)]
     rounds: usize,
 }
 

@@ -21,10 +21,10 @@ pub(crate) const AT_ONCE: usize = 64;
 /// Of each of them.
 pub(crate) const AT_ONCE_SIZE: usize = 256;
 
-/// One measurement of ours, and of the floor that its ratio is taken with. Nine rounds of all stay below a minute.
-const SLICE: Duration = Duration::from_millis(200);
+/// One measurement of ours, and of the floor that its ratio is taken with. Fifteen rounds of all stay below a minute.
+const SLICE: Duration = Duration::from_millis(120);
 /// One measurement of what only stands beside them.
-const SHORT_SLICE: Duration = Duration::from_millis(100);
+const SHORT_SLICE: Duration = Duration::from_millis(60);
 /// Bytes of the first stream of each, whose rate is not known: 8 MiB.
 const FIRST_STREAM: u64 = 8 * 1024 * 1024;
 
@@ -176,6 +176,7 @@ fn in_slice(rate: u32, slice: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::{histogram, record};
 
     #[test]
     fn stream_is_as_long_as_the_last_rate_lets_expect() {
@@ -187,9 +188,10 @@ mod tests {
 
     #[test]
     fn quantiles_are_in_microseconds() {
-        let mut taken = Histogram::new(3).unwrap();
-        taken.record_n(10_000, 995).unwrap();
-        taken.record_n(50_000, 5).unwrap();
+        let mut taken = histogram().unwrap();
+        for number in 0..1000 {
+            record(&mut taken, Duration::from_micros(if number < 995 { 10 } else { 50 }));
+        }
         let found = Quantiles::of(&taken);
         assert!((found.p50 - 10.0).abs() < 0.1 && (found.p99 - 10.0).abs() < 0.1, "{found:?}");
         assert!((found.p999 - 50.0).abs() < 0.1, "{found:?}");
