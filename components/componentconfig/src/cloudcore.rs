@@ -5,11 +5,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{ConfigError, Document, Loaded};
+use crate::{ConfigError, Document, Examined, Loaded};
 
 /// Reads `cloudcore.yaml`; `None` means defaults.
 pub fn load(path: Option<&Path>) -> Result<Loaded<CloudCore>, ConfigError> {
     crate::load(path)
+}
+
+/// Everything that is wrong with `cloudcore.yaml`, for a person who mends it.
+pub fn examine(path: &Path) -> Examined {
+    crate::examine::<CloudCore>(path)
 }
 
 /// The document.
@@ -149,11 +154,12 @@ impl Document for CloudCore {
     const API_VERSION: &'static str = "cloudcore.config.kubeedge.io/v1alpha1";
     const KUBEEDGE_DEFAULT: &'static str = include_str!("../kubeedge-defaults/cloudcore.yaml");
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
         let hub = &self.modules.cloud_hub;
         for (key, endpoint) in [("websocket", &hub.websocket), ("https", &hub.https)] {
             if endpoint.address.parse::<std::net::IpAddr>().is_err() {
-                return Err(format!(
+                wrong.push(format!(
                     "modules.cloudHub.{key}.address is {:?}, must be an IP address",
                     endpoint.address
                 ));
@@ -161,14 +167,13 @@ impl Document for CloudCore {
         }
         for address in &hub.advertise_address {
             if address.parse::<std::net::IpAddr>().is_err() {
-                return Err(format!(
-                    "modules.cloudHub.advertiseAddress has {address:?}, must be IP addresses"
-                ));
+                wrong
+                    .push(format!("modules.cloudHub.advertiseAddress has {address:?}, must be IP addresses"));
             }
         }
         if self.apiary.standalone.address.parse::<std::net::IpAddr>().is_err() {
             let address = &self.apiary.standalone.address;
-            return Err(format!("apiary.standalone.address is {address:?}, must be an IP address"));
+            wrong.push(format!("apiary.standalone.address is {address:?}, must be an IP address"));
         }
         for (key, value) in [
             ("keepaliveInterval", hub.keepalive_interval),
@@ -177,9 +182,9 @@ impl Document for CloudCore {
             ("tokenRefreshDuration", hub.token_refresh_duration),
         ] {
             if value == 0 || value > 100_000 {
-                return Err(format!("modules.cloudHub.{key} is {value}, must be 1 to 100000"));
+                wrong.push(format!("modules.cloudHub.{key} is {value}, must be 1 to 100000"));
             }
         }
-        Ok(())
+        wrong
     }
 }

@@ -7,11 +7,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ConfigError, Document, Loaded};
+use crate::{ConfigError, Document, Examined, Loaded};
 
 /// Reads `edgecore.yaml`; `None` means defaults.
 pub fn load(path: Option<&Path>) -> Result<Loaded<EdgeCore>, ConfigError> {
     crate::load(path)
+}
+
+/// Everything that is wrong with `edgecore.yaml`, for a person who mends it.
+pub fn examine(path: &Path) -> Examined {
+    crate::examine::<EdgeCore>(path)
 }
 
 /// The document.
@@ -247,45 +252,48 @@ impl Document for EdgeCore {
     const API_VERSION: &'static str = "edgecore.config.kubeedge.io/v1alpha2";
     const KUBEEDGE_DEFAULT: &'static str = include_str!("../kubeedge-defaults/edgecore.yaml");
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
         let hub = &self.modules.edge_hub;
         let edged = &self.modules.edged;
         if !(1..=3600).contains(&hub.heartbeat) {
-            return Err(format!("modules.edgeHub.heartbeat is {}, must be 1 to 3600 s", hub.heartbeat));
+            wrong.push(format!("modules.edgeHub.heartbeat is {}, must be 1 to 3600 s", hub.heartbeat));
         }
         if !self.modules.meta_manager.enable {
-            return Err("modules.metaManager.enable is false, must be true: nothing works without the store"
-                .to_owned());
+            wrong.push(
+                "modules.metaManager.enable is false, must be true: nothing works without the store"
+                    .to_owned(),
+            );
         }
         if !hub.http_server.starts_with("https://") {
-            return Err(format!(
+            wrong.push(format!(
                 "modules.edgeHub.httpServer is {:?}, must begin with https://",
                 hub.http_server
             ));
         }
         if !hub.websocket.server.contains(':') {
-            return Err(format!(
+            wrong.push(format!(
                 "modules.edgeHub.websocket.server is {:?}, must be host:port",
                 hub.websocket.server
             ));
         }
         if !edged.node_ip.is_empty() && edged.node_ip.parse::<std::net::IpAddr>().is_err() {
-            return Err(format!("modules.edged.nodeIP is {:?}, must be an IP address", edged.node_ip));
+            wrong.push(format!("modules.edged.nodeIP is {:?}, must be an IP address", edged.node_ip));
         }
         let kubelet = &edged.tailored_kubelet_config;
         if !kubelet.container_runtime_endpoint.starts_with("unix://") {
-            return Err(format!(
+            wrong.push(format!(
                 "modules.edged.tailoredKubeletConfig.containerRuntimeEndpoint is {:?}, must begin with unix://",
                 kubelet.container_runtime_endpoint
             ));
         }
         if kubelet.node_lease_duration_seconds < 4 {
-            return Err(format!(
+            wrong.push(format!(
                 "modules.edged.tailoredKubeletConfig.nodeLeaseDurationSeconds is {}, must be at least 4",
                 kubelet.node_lease_duration_seconds
             ));
         }
-        Ok(())
+        wrong
     }
 }
 

@@ -86,8 +86,8 @@ trait Document: DeserializeOwned + Serialize + Default {
     const API_VERSION: &'static str;
     /// KubeEdge's own default file.
     const KUBEEDGE_DEFAULT: &'static str;
-    /// Checks what types alone cannot: the text names the key.
-    fn check(&self) -> Result<(), String>;
+    /// Checks what types alone cannot: each text names its key.
+    fn check(&self) -> Vec<String>;
 }
 
 fn load<T: Document>(path: Option<&Path>) -> Result<Loaded<T>, ConfigError> {
@@ -102,30 +102,108 @@ fn load<T: Document>(path: Option<&Path>) -> Result<Loaded<T>, ConfigError> {
 }
 
 fn parse<T: Document>(path: &Path, text: &str) -> Result<Loaded<T>, ConfigError> {
-    let path = path.to_owned();
-    let given: Value = serde_saphyr::from_str(text)
-        .map_err(|e| ConfigError::Yaml { path: path.clone(), message: e.to_string() })?;
-    // An empty file parses as null and means "defaults".
-    let given = if given.is_null() { Value::Object(serde_json::Map::new()) } else { given };
-    for (key, expected) in [("kind", T::KIND), ("apiVersion", T::API_VERSION)] {
-        if let Some(found) = given.get(key).and_then(Value::as_str).filter(|found| *found != expected) {
-            return Err(ConfigError::Kind { path, key, found: found.to_owned(), expected });
+    let (loaded, errors) = read_all(path, text);
+    match (loaded, errors.into_iter().next()) {
+        (_, Some(first)) => Err(first),
+        (Some(loaded), None) => Ok(loaded),
+        (None, None) => {
+            Err(ConfigError::Value { path: path.to_owned(), message: "holds nothing".to_owned() })
         }
     }
-    let config: T = serde_path_to_error::deserialize(&given).map_err(|e| {
-        let message = format!("{}: {}", e.path(), e.inner());
-        ConfigError::Value { path: path.clone(), message }
-    })?;
-    config.check().map_err(|message| ConfigError::Value { path: path.clone(), message })?;
-    let known = serde_json::to_value(&config)
-        .map_err(|e| ConfigError::Value { path: path.clone(), message: e.to_string() })?;
-    let default: Value = serde_saphyr::from_str(T::KUBEEDGE_DEFAULT)
-        .map_err(|e| ConfigError::Yaml { path: path.clone(), message: format!("built-in default: {e}") })?;
+}
+
+/// Everything that is wrong with a file, and everything in it that has no effect. For a person who mends it: what runs
+/// uses `load`, which stops at the first error.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// Each alone would keep the file from being used.
+    pub errors: Vec<ConfigError>,
+    /// As [`Loaded::warnings`].
+    pub warnings: Vec<String>,
+}
+
+fn examine<T: Document>(path: &Path) -> Examined {
+    match read_bounded(path) {
+        Err(error) => Examined { errors: vec![error], ..Examined::default() },
+        Ok(None) => {
+            let warning = format!("no configuration file {}: defaults are used", path.display());
+            Examined { warnings: vec![warning], ..Examined::default() }
+        }
+        Ok(Some(text)) => {
+            let (loaded, errors) = read_all::<T>(path, &text);
+            Examined { errors, warnings: loaded.map(|loaded| loaded.warnings).unwrap_or_default() }
+        }
+    }
+}
+
+/// The configuration as far as it can be read, and all errors. A value of the wrong type is left out, and the rest read on.
+fn read_all<T: Document>(path: &Path, text: &str) -> (Option<Loaded<T>>, Vec<ConfigError>) {
+    /// A file with more is none of ours.
+    const MOST_ERRORS: usize = 100;
+    let yaml = |message: String| ConfigError::Yaml { path: path.to_owned(), message };
+    let wrong = |message: String| ConfigError::Value { path: path.to_owned(), message };
+    let given: Value = match serde_saphyr::from_str(text) {
+        // An empty file parses as null and means "defaults".
+        Ok(Value::Null) => Value::Object(serde_json::Map::new()),
+        Ok(given) => given,
+        Err(error) => return (None, vec![yaml(error.to_string())]),
+    };
+    let mut errors = Vec::new();
+    for (key, expected) in [("kind", T::KIND), ("apiVersion", T::API_VERSION)] {
+        if let Some(found) = given.get(key).and_then(Value::as_str).filter(|found| *found != expected) {
+            errors.push(ConfigError::Kind { path: path.to_owned(), key, found: found.to_owned(), expected });
+        }
+    }
+    let mut usable = given.clone();
+    let config: T = loop {
+        let error = match serde_path_to_error::deserialize(&usable) {
+            Ok(config) => break config,
+            Err(error) => error,
+        };
+        errors.push(wrong(format!("{}: {}", error.path(), error.inner())));
+        if errors.len() >= MOST_ERRORS || !leave_out(&mut usable, error.path()) {
+            return (None, errors);
+        }
+    };
+    errors.extend(config.check().into_iter().map(wrong));
+    let known = serde_json::to_value(&config);
+    let default = serde_saphyr::from_str(T::KUBEEDGE_DEFAULT);
+    let (known, default): (Value, Value) = match (known, default) {
+        (Ok(known), Ok(default)) => (known, default),
+        (Err(error), _) => {
+            errors.push(wrong(error.to_string()));
+            return (None, errors);
+        }
+        (_, Err(error)) => {
+            errors.push(yaml(format!("built-in default: {error}")));
+            return (None, errors);
+        }
+    };
     let warnings = unknown::keys(&given, &known, &default)
         .into_iter()
         .map(|key| format!("{}: {key} is not supported and has no effect", path.display()))
         .collect();
-    Ok(Loaded { config, warnings })
+    (Some(Loaded { config, warnings }), errors)
+}
+
+/// Removes what the path leads to; false when there is nothing.
+fn leave_out(value: &mut Value, path: &serde_path_to_error::Path) -> bool {
+    use serde_path_to_error::Segment;
+    let segments: Vec<&Segment> = path.iter().collect();
+    let Some((last, way)) = segments.split_last() else { return false };
+    let parent = way.iter().try_fold(value, |value, segment| match segment {
+        Segment::Map { key } => value.get_mut(key),
+        Segment::Seq { index } => value.get_mut(index),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    match (parent, last) {
+        (Some(Value::Object(map)), Segment::Map { key }) => map.remove(key).is_some(),
+        (Some(Value::Array(items)), Segment::Seq { index }) if *index < items.len() => {
+            items.remove(*index);
+            true
+        }
+        _ => false,
+    }
 }
 
 /// `None` when there is no such file.
@@ -197,6 +275,25 @@ mod tests {
         let error =
             parse::<edgecore::EdgeCore>(Path::new("x"), "kind: CloudCore").expect_err("not an EdgeCore");
         assert!(matches!(error, ConfigError::Kind { key: "kind", .. }), "{error}");
+    }
+
+    #[test]
+    fn examining_names_every_error_at_once() {
+        let file = std::env::temp_dir().join(format!("componentconfig-{}", std::process::id()));
+        let bad = "kind: CloudCore
+modules:
+  edgeHub: {heartbeat: often, httpServer: 7, websocket: {server: nowhere}, hertbeat: 3}
+  edged: {nodeIP: here, taints: [{key: 1}, {key: a}]}
+";
+        std::fs::write(&file, bad).expect("written");
+        let Examined { errors, warnings } = edgecore::examine(&file);
+        std::fs::remove_file(&file).expect("removed");
+        let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        for key in ["kind", "heartbeat", "httpServer", "websocket.server", "nodeIP", "taints[0].key"] {
+            assert_eq!(text.iter().filter(|text| text.contains(key)).count(), 1, "{key}: {text:#?}");
+        }
+        assert_eq!(text.len(), 6, "{text:#?}");
+        assert!(warnings.iter().any(|warning| warning.contains("hertbeat")), "{warnings:?}");
     }
 
     #[test]
