@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use sd_notify::NotifyState::{Ready, Status, Watchdog};
+use sd_notify::NotifyState::{Custom, Ready, Status, Watchdog};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main(flavor = "current_thread")]
@@ -18,6 +18,11 @@ async fn main() -> ExitCode {
         Ok("config") => return ExitCode::from(78),
         Ok("crash") => return ExitCode::FAILURE,
         Ok("silent") => ready(),
+        // What a server tells of its links: one from `b`, 7 bytes received.
+        Ok("links") => {
+            ready();
+            sd_notify::notify(&[Custom("X_APIARY_LINKS=CgUSAWI4Bw==")]).expect("notify");
+        }
         Ok("stubborn") => {
             ready();
             terminate.recv().await;

@@ -4,22 +4,48 @@ use std::sync::Arc;
 
 use ipc::{Fail, Peer, Sink};
 use proto::control::{
-    self, ControlError, LinksReply, LinksRequest, LogLine, LogsRequest, PrivilegesReply, PrivilegesRequest,
-    ReexecReply, ReexecRequest, RestartReply, RestartRequest, StartReply, StartRequest, StatusReply,
-    StatusRequest, StopReply, StopRequest,
+    self, Component, ControlError, LinksReply, LinksRequest, LogLine, LogsRequest, PrivilegesReply,
+    PrivilegesRequest, ReexecReply, ReexecRequest, RestartReply, RestartRequest, StartReply, StartRequest,
+    StatusReply, StatusRequest, StopReply, StopRequest,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::logs::{Line, Logs};
+use crate::usage;
 
-/// What the event loop answers.
+/// What the event loop answers. It fills in what it knows without asking the kernel; the rest is filled in here.
 #[derive(Debug)]
 pub enum Request {
     /// Everything there is to know.
     Status(oneshot::Sender<StatusReply>),
-    /// Restart one component; the answer comes when it is ready again, or is not.
-    Restart(String, oneshot::Sender<Result<control::Component, Fail<ControlError>>>),
+    /// A change of one component.
+    Change {
+        /// Which one.
+        component: String,
+        /// What is asked for.
+        change: Change,
+        /// Who asks, for logs and `edgectl status`.
+        by: String,
+        /// The answer, once it came true or cannot.
+        answer: Answer,
+    },
+    /// Every link.
+    Links(oneshot::Sender<Vec<control::Link>>),
+}
+
+/// A place for the component as it is after a change.
+pub type Answer = oneshot::Sender<Result<Component, Fail<ControlError>>>;
+
+/// What may be asked of one component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A process, if it has none; answered when it is ready, or is not.
+    Start,
+    /// No process; answered when it is gone.
+    Stop,
+    /// Another process; answered when it is ready, or is not.
+    Restart,
 }
 
 /// Serves the control interface.
@@ -36,10 +62,27 @@ impl<T: From<Request> + Send + 'static> Control<T> {
         Self { requests, logs, names }
     }
 
-    async fn ask<R>(&self, request: Request, answer: oneshot::Receiver<R>) -> Result<R, Fail<ControlError>> {
+    async fn ask<R>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<R>) -> Request,
+    ) -> Result<R, Fail<ControlError>> {
         let gone = || Fail::new(ControlError::Unspecified, "the supervisor is ending");
-        self.requests.send(request.into()).await.map_err(|_| gone())?;
+        let (sender, answer) = oneshot::channel();
+        self.requests.send(request(sender).into()).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
+    }
+
+    async fn change(
+        &self,
+        peer: &Peer,
+        component: String,
+        change: Change,
+    ) -> Result<Option<Component>, Fail<ControlError>> {
+        self.known(&component)?;
+        tracing::info!(component, by = peer.component, by_pid = peer.pid, "{} requested", change.verb());
+        let by = peer.component.clone();
+        let changed = self.ask(|answer| Request::Change { component, change, by, answer }).await??;
+        Ok(with_usage(vec![changed]).await?.pop())
     }
 
     fn known(&self, component: &str) -> Result<(), Fail<ControlError>> {
@@ -54,10 +97,37 @@ impl<T: From<Request> + Send + 'static> Control<T> {
     }
 }
 
+impl Change {
+    /// As in "restart requested".
+    pub const fn verb(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+        }
+    }
+}
+
+/// Fills in what the kernel knows. On a thread beside the event loop: adding up a process's pages takes the kernel
+/// milliseconds, in which no component that ended would be started again.
+async fn with_usage(mut components: Vec<Component>) -> Result<Vec<Component>, Fail<ControlError>> {
+    tokio::task::spawn_blocking(move || {
+        for component in components.iter_mut().filter(|component| component.pid != 0) {
+            component.pss_kib = usage::pss_kib(component.pid);
+            component.cpu_ns = usage::cpu_ns(component.pid);
+            component.threads = usage::threads(component.pid);
+        }
+        components
+    })
+    .await
+    .map_err(|error| Fail::new(ControlError::Unspecified, format!("could not read /proc: {error}")))
+}
+
 impl<T: From<Request> + Send + 'static> control::Control for Control<T> {
     async fn status(&self, _: &Peer, _: StatusRequest) -> Result<StatusReply, Fail<ControlError>> {
-        let (sender, answer) = oneshot::channel();
-        self.ask(Request::Status(sender), answer).await
+        let mut reply = self.ask(Request::Status).await?;
+        reply.components = with_usage(reply.components).await?;
+        Ok(reply)
     }
 
     async fn restart(
@@ -65,24 +135,18 @@ impl<T: From<Request> + Send + 'static> control::Control for Control<T> {
         peer: &Peer,
         request: RestartRequest,
     ) -> Result<RestartReply, Fail<ControlError>> {
-        self.known(&request.component)?;
-        tracing::info!(
-            component = request.component,
-            by_uid = peer.uid,
-            by_pid = peer.pid,
-            "restart requested"
-        );
-        let (sender, answer) = oneshot::channel();
-        let component = self.ask(Request::Restart(request.component, sender), answer).await??;
-        Ok(RestartReply { component: Some(component) })
+        let component = self.change(peer, request.component, Change::Restart).await?;
+        Ok(RestartReply { component })
     }
 
-    async fn start(&self, _: &Peer, _: StartRequest) -> Result<StartReply, Fail<ControlError>> {
-        Err(Fail::new(ControlError::Unspecified, "this supervisor cannot do that yet"))
+    async fn start(&self, peer: &Peer, request: StartRequest) -> Result<StartReply, Fail<ControlError>> {
+        let component = self.change(peer, request.component, Change::Start).await?;
+        Ok(StartReply { component })
     }
 
-    async fn stop(&self, _: &Peer, _: StopRequest) -> Result<StopReply, Fail<ControlError>> {
-        Err(Fail::new(ControlError::Unspecified, "this supervisor cannot do that yet"))
+    async fn stop(&self, peer: &Peer, request: StopRequest) -> Result<StopReply, Fail<ControlError>> {
+        let component = self.change(peer, request.component, Change::Stop).await?;
+        Ok(StopReply { component })
     }
 
     async fn reexec(&self, _: &Peer, _: ReexecRequest) -> Result<ReexecReply, Fail<ControlError>> {
@@ -90,7 +154,7 @@ impl<T: From<Request> + Send + 'static> control::Control for Control<T> {
     }
 
     async fn links(&self, _: &Peer, _: LinksRequest) -> Result<LinksReply, Fail<ControlError>> {
-        Err(Fail::new(ControlError::Unspecified, "this supervisor cannot do that yet"))
+        Ok(LinksReply { links: self.ask(Request::Links).await? })
     }
 
     async fn privileges(

@@ -15,17 +15,19 @@
 
 pub mod accounts;
 pub mod cli;
+pub mod confine;
 pub mod control;
 pub mod dirs;
+pub mod links;
 pub mod logs;
 pub mod manifest;
-pub mod memory;
 pub mod notify;
 pub mod order;
 pub mod policy;
 pub mod reexec;
 pub mod setup;
 pub mod supervise;
+pub mod usage;
 pub mod wiring;
 
 use std::process::ExitCode;

@@ -8,19 +8,24 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
+use prost::Message as _;
+use proto::control::LinkReport;
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
+use crate::links::one_line;
 use crate::reexec::Kept;
 
-/// Longest datagram that is read: a status line and a few keys. A longer one is not of this protocol.
-const LONGEST: usize = 4096;
+/// Longest datagram that is read: a status line, a few keys, and a report of links of at most 12 KiB. A longer one is not
+/// of this protocol.
+const LONGEST: usize = 16 * 1024;
 /// Longest status text that is kept, in bytes.
 const LONGEST_STATUS: usize = 512;
 
 /// One datagram.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Notice {
     /// `READY=1`
     pub ready: bool,
@@ -30,6 +35,8 @@ pub struct Notice {
     pub stopping: bool,
     /// `STATUS=…`, one line without control characters.
     pub status: Option<String>,
+    /// `X_APIARY_LINKS=…`: what a server counted on its links.
+    pub links: Option<LinkReport>,
 }
 
 /// Reads a datagram; what it does not know it skips, as the protocol asks.
@@ -40,15 +47,17 @@ pub fn parse(datagram: &[u8]) -> Notice {
             Some(("READY", "1")) => notice.ready = true,
             Some(("WATCHDOG", "1")) => notice.alive = true,
             Some(("STOPPING", "1")) => notice.stopping = true,
-            Some(("STATUS", text)) => {
-                let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-                text.truncate(text.floor_char_boundary(LONGEST_STATUS));
-                notice.status = Some(text);
-            }
+            Some(("STATUS", text)) => notice.status = Some(one_line(text, LONGEST_STATUS)),
+            Some(("X_APIARY_LINKS", text)) => notice.links = report(text),
             _ => {}
         }
     }
     notice
+}
+
+/// A report that cannot be read is none: its sender is our own lifecycle crate, and nothing depends on it but a display.
+fn report(text: &str) -> Option<LinkReport> {
+    LinkReport::decode(BASE64_STANDARD.decode(text).ok()?.as_slice()).ok()
 }
 
 /// The supervisor's end.
@@ -119,14 +128,30 @@ mod tests {
     #[test]
     fn known_keys_are_read_and_others_skipped() {
         let notice = parse(b"READY=1\nSTATUS=serving 3\tlinks\nMAINPID=7\nWATCHDOG=1\nnonsense\nSTOPPING=0");
-        let expected =
-            Notice { ready: true, alive: true, stopping: false, status: Some("serving 3 links".to_owned()) };
+        let expected = Notice {
+            ready: true,
+            alive: true,
+            status: Some("serving 3 links".to_owned()),
+            ..Notice::default()
+        };
         assert_eq!(notice, expected);
     }
 
     #[test]
     fn bytes_that_are_not_text_do_no_harm() {
         assert_eq!(parse(b"\xff\xfe=\0\nREADY=1\xff"), Notice::default());
+    }
+
+    #[test]
+    fn link_report_is_decoded_and_a_broken_one_skipped() {
+        let link =
+            proto::control::Link { client: "edgehub".to_owned(), received_bytes: 7, ..Default::default() };
+        let report = LinkReport { links: vec![link] };
+        let text = BASE64_STANDARD.encode(report.encode_to_vec());
+        assert_eq!(parse(format!("X_APIARY_LINKS={text}").as_bytes()).links, Some(report));
+        for broken in [&text[1..], "AAAA", "%"] {
+            assert_eq!(parse(format!("READY=1\nX_APIARY_LINKS={broken}").as_bytes()).links, None);
+        }
     }
 
     #[test]
@@ -141,7 +166,7 @@ mod tests {
         let path = temp.path().join("a.sock");
         let socket = Socket::bind(&path, own_uid(), own_gid()).expect("bound");
         let client = UnixDatagram::unbound().expect("client");
-        client.send_to(&[b'x'; 2 * LONGEST], &path).await.expect("sent");
+        client.send_to(&vec![b'x'; 2 * LONGEST], &path).await.expect("sent");
         client.send_to(b"READY=1", &path).await.expect("sent");
         let (pid, notice) = socket.receive().await.expect("received");
         assert_eq!(pid, std::process::id());

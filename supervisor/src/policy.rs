@@ -9,6 +9,10 @@
 //! | was ready and is silent for `watchdog` | killed, then as above |
 //! | was ready | each [`FORGIVES_ONE`] of it forgives one earlier failure |
 //!
+//! What somebody asks for comes before all of this: a component that was stopped has no process until it is started or
+//! restarted, one that is started or restarted gets a process without a wait and with its failures forgotten. Of two
+//! requests the later one wins.
+//!
 //! A wait is drawn from the upper half of its length, so that nodes that failed together do not come back together.
 
 use std::time::{Duration, Instant};
@@ -55,7 +59,7 @@ impl From<&Component> for Policy {
 /// Where a component is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Not started yet, or stopped.
+    /// Its turn has not come yet, or it was stopped.
     Stopped,
     /// Its process runs and has not said that it is ready.
     Starting {
@@ -81,7 +85,8 @@ pub enum State {
         /// When.
         until: Instant,
     },
-    /// No process, and none before somebody asks: the last one said that its configuration is bad.
+    /// No process, and none before somebody asks: the last one said that its configuration is bad, or it may not be
+    /// started as things are.
     Failed,
 }
 
@@ -102,7 +107,9 @@ pub enum Then {
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Its turn has come.
+    /// Its turn to be started with all others has come.
+    Turn,
+    /// Somebody asks for a process; one that runs will do.
     Start,
     /// Somebody asks for a new process.
     Restart,
@@ -117,6 +124,8 @@ pub enum Event {
         /// The exit code.
         code: Option<i32>,
     },
+    /// It was not launched and must not be: a grant it insists on cannot be given here.
+    Refused,
     /// Time has passed.
     Tick,
 }
@@ -150,14 +159,24 @@ pub struct Machine {
     state: State,
     /// Failures in a row.
     strikes: u32,
-    /// Has been ready, or has failed: higher ranks need not wait for it any more.
+    /// Has been ready, has failed or was stopped: higher ranks need not wait for it any more.
     settled: bool,
 }
 
 impl Machine {
     /// A component that was not started yet.
     pub fn new(policy: Policy) -> Self {
-        Self { policy, state: State::Stopped, strikes: 0, settled: false }
+        Self::resumed(policy, State::Stopped, 0, false)
+    }
+
+    /// One that goes on from where another machine was.
+    pub fn resumed(policy: Policy, state: State, strikes: u32, settled: bool) -> Self {
+        Self { policy, state, strikes, settled }
+    }
+
+    /// Failures in a row, less those forgiven.
+    pub fn strikes(&self) -> u32 {
+        self.strikes
     }
 
     /// Where it is.
@@ -194,13 +213,14 @@ impl Machine {
     /// Takes note of an event. `jitter` is from 0 to 1.
     pub fn step(&mut self, event: Event, now: Instant, jitter: f64) -> Option<Action> {
         match (self.state, event) {
-            (State::Stopped, Event::Start) => Some(self.launch(now)),
-            (State::Stopped | State::Backoff { .. } | State::Failed, Event::Restart) => {
+            // Settled: it had its turn, or was stopped before it came.
+            (State::Stopped, Event::Turn) if !self.settled => Some(self.launch(now)),
+            (State::Stopped | State::Backoff { .. } | State::Failed, Event::Start | Event::Restart) => {
                 self.strikes = 0;
                 Some(self.launch(now))
             }
-            (State::Backoff { .. } | State::Failed, Event::Stop) => {
-                self.state = State::Stopped;
+            (State::Stopped | State::Backoff { .. } | State::Failed, Event::Stop) => {
+                self.rest();
                 None
             }
             (State::Backoff { until }, Event::Tick) if now >= until => Some(self.launch(now)),
@@ -232,19 +252,23 @@ impl Machine {
                 self.state = State::Ending { kill_at, then: Then::Rest };
                 None
             }
-            (State::Ending { kill_at, .. }, Event::Restart) => {
+            (State::Ending { kill_at, .. }, Event::Start | Event::Restart) => {
                 self.state = State::Ending { kill_at, then: Then::Start };
                 None
             }
 
+            (State::Starting { .. }, Event::Refused) => {
+                self.settled = true;
+                self.state = State::Failed;
+                None
+            }
             (State::Starting { .. }, Event::Ended { code }) => self.failed(code, None, now, jitter),
             (State::Ready { since, .. }, Event::Ended { code }) => {
                 self.failed(code, Some(now - since), now, jitter)
             }
             (State::Ending { then, .. }, Event::Ended { code }) => match then {
                 Then::Rest => {
-                    self.state = State::Stopped;
-                    self.settled = true;
+                    self.rest();
                     None
                 }
                 Then::Start => {
@@ -256,10 +280,18 @@ impl Machine {
 
             // Late news of a process that is gone, and requests that are fulfilled already.
             (State::Stopped | State::Backoff { .. } | State::Failed, _)
-            | (State::Starting { .. }, Event::Start | Event::Alive | Event::Tick)
-            | (State::Ready { .. }, Event::Start | Event::Tick)
-            | (State::Ending { .. }, Event::Start | Event::Ready | Event::Alive | Event::Tick) => None,
+            | (State::Starting { .. }, Event::Turn | Event::Start | Event::Alive | Event::Tick)
+            | (State::Ready { .. }, Event::Turn | Event::Start | Event::Refused | Event::Tick)
+            | (
+                State::Ending { .. },
+                Event::Turn | Event::Ready | Event::Alive | Event::Refused | Event::Tick,
+            ) => None,
         }
+    }
+
+    fn rest(&mut self) {
+        self.state = State::Stopped;
+        self.settled = true;
     }
 
     fn is_due(&self, now: Instant) -> bool {

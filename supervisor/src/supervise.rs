@@ -1,6 +1,9 @@
 //! The event loop: carries out what [`crate::policy`] and [`crate::order`] decide.
 
 mod part;
+mod status;
+mod waiting;
+mod words;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,16 +13,17 @@ use launch::{Exit, Process};
 use proto::control::{self, ControlError, ControlServer, StatusReply};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::accounts;
 use crate::cli::Settings;
-use crate::control::{Control, Request};
+use crate::control::{Answer, Change, Control, Request};
+use crate::links;
 use crate::logs::{Logs, Sink, unix_millis};
 use crate::manifest::Manifest;
 use crate::notify::Notice;
 use crate::order::{self, Member};
-use crate::policy::{Action, Event, State};
+use crate::policy::{Action, Event};
 use crate::reexec::Kept;
 use crate::setup::{self, RunLock, StartError};
 use crate::wiring;
@@ -198,7 +202,7 @@ impl Supervisor<'_> {
             // A start may fail on the spot, and a stop find nothing to do: then it is the next rank's turn.
             for index in due {
                 self.parts[index].told_to_stop = self.stopping;
-                self.apply(index, if self.stopping { Event::Stop } else { Event::Start });
+                self.apply(index, if self.stopping { Event::Stop } else { Event::Turn });
             }
         }
         self.announce();
@@ -259,7 +263,10 @@ impl Supervisor<'_> {
                     return;
                 }
                 if let Some(status) = notice.status {
-                    part.status_text = status;
+                    part.record.status_text = status;
+                }
+                if let Some(report) = notice.links {
+                    part.links = report;
                 }
                 if notice.ready {
                     self.apply(index, Event::Ready);
@@ -281,22 +288,26 @@ impl Supervisor<'_> {
             }
             // Whoever asked may have left.
             Input::Control(Request::Status(answer)) => drop(answer.send(self.status())),
-            Input::Control(Request::Restart(name, answer)) => self.restart(&name, answer),
+            Input::Control(Request::Links(answer)) => drop(answer.send(self.links())),
+            Input::Control(Request::Change { component, change, by, answer }) => {
+                self.change(&component, change, &by, answer);
+            }
         }
     }
 
-    fn restart(
-        &mut self,
-        name: &str,
-        answer: oneshot::Sender<Result<control::Component, Fail<ControlError>>>,
-    ) {
+    fn change(&mut self, name: &str, change: Change, by: &str, answer: Answer) {
         let Some(index) = self.parts.iter().position(|part| part.name() == name) else { return };
         if self.stopping {
             let _ = answer.send(Err(Fail::new(ControlError::NotReady, "the supervisor is stopping")));
             return;
         }
-        self.parts[index].waiting.push(answer);
-        self.apply(index, Event::Restart);
+        self.parts[index].ask(change, by, answer);
+        let event = match change {
+            Change::Start => Event::Start,
+            Change::Stop => Event::Stop,
+            Change::Restart => Event::Restart,
+        };
+        self.apply(index, event);
     }
 
     /// Lets the policy decide about one event, carries the decision out, and says what came of it.
@@ -311,7 +322,7 @@ impl Supervisor<'_> {
                 Some(Action::Kill(cause)) => part.kill(cause),
                 Some(Action::Launch) => {
                     if let Err(error) = self.launch(index) {
-                        self.parts[index].last_exit = error.to_string();
+                        self.parts[index].record.last_exit = error.to_string();
                         event = Event::Ended { code: None };
                         continue;
                     }
@@ -327,6 +338,7 @@ impl Supervisor<'_> {
     fn launch(&mut self, index: usize) -> Result<(), Box<dyn std::error::Error>> {
         let part = &mut self.parts[index];
         let generation = (self.started_ms << 16) + part.count_launch();
+        let since = Instant::now();
         let child = launch::launch(&part.plan(self.settings, generation))?;
         let (process, output) = Process::watch(child)?;
         let process = Arc::new(process);
@@ -346,8 +358,16 @@ impl Supervisor<'_> {
             });
             let _ = inputs.send(Input::Ended { part: index, pid, exit }).await;
         });
-        part.running = Some(Running { process, generation, since: Instant::now() });
+        part.running = Some(Running { process, generation, since });
         Ok(())
+    }
+
+    fn links(&self) -> Vec<control::Link> {
+        let run_dir = &self.settings.run_dir;
+        self.parts
+            .iter()
+            .flat_map(|part| links::merged(run_dir, part.name(), &part.prepared.links, &part.links))
+            .collect()
     }
 
     fn status(&self) -> StatusReply {
@@ -366,17 +386,5 @@ impl Supervisor<'_> {
 fn report(result: std::io::Result<()>, what: &str) {
     if let Err(error) = result {
         tracing::error!(%error, "could not {what}");
-    }
-}
-
-/// The word for a state in `edgectl status`.
-fn state_word(state: State) -> &'static str {
-    match state {
-        State::Stopped => "stopped",
-        State::Starting { .. } => "starting",
-        State::Ready { .. } => "ready",
-        State::Ending { .. } => "stopping",
-        State::Backoff { .. } => "backoff",
-        State::Failed => "failed",
     }
 }

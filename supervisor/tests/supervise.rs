@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use ipc::{CallError, Channel, Identity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proto::control::{Component, ControlClient, ControlError, LogsRequest, RestartRequest, StatusRequest};
+use proto::control::{
+    Component, ControlClient, ControlError, LinksRequest, LogsRequest, RestartRequest, StartRequest,
+    StatusRequest, StopRequest,
+};
 use tempfile::TempDir;
 
 /// For what takes milliseconds, on a machine that is busy with other things.
@@ -213,7 +216,7 @@ async fn restart_on_request_drains_and_answers_when_ready() {
         supervisor.client().restart(RestartRequest { component: "a".into() }).await.expect("restarted");
     let after = reply.component.expect("component");
     assert_eq!((after.state.as_str(), after.generation), ("ready", before.generation + 1));
-    assert_eq!(after.last_exit, "exit code 0");
+    assert_eq!(after.last_exit, format!("restarted by uid:{}: exit code 0", nix::unistd::geteuid()));
     assert!(supervisor.log().contains("a drained"));
 }
 
@@ -348,4 +351,70 @@ fn bad_manifest_ends_with_78_and_every_finding() {
     for part in ["3 findings", "component a: colour", "component b: rank", "component b: network"] {
         assert!(log.contains(part), "{part:?} is not in\n{log}");
     }
+}
+
+#[tokio::test]
+async fn stopped_component_stays_stopped_until_it_is_started() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "ready", ""), (2, "ready", "")]));
+    let (a, b) = (supervisor.until_ready("a").await, supervisor.until_ready("b").await);
+    let me = nix::unistd::geteuid();
+    let reply = supervisor.client().stop(StopRequest { component: "a".into() }).await.expect("stopped");
+    let stopped = reply.component.expect("component");
+    assert_eq!((stopped.state.as_str(), stopped.pid), ("stopped", 0));
+    assert_eq!(stopped.last_exit, format!("stopped by uid:{me}: exit code 0"));
+    assert_eq!(stopped.status_text, format!("stopped by uid:{me} until it is started"));
+    assert!(!is_alive(a.pid));
+    // Again: nothing to do, and said so at once.
+    supervisor.client().stop(StopRequest { component: "a".into() }).await.expect("stopped");
+    assert_eq!(supervisor.component("a").await.state, "stopped");
+    let reply = supervisor.client().start(StartRequest { component: "a".into() }).await.expect("started");
+    let started = reply.component.expect("component");
+    assert_eq!((started.state.as_str(), started.generation), ("ready", a.generation + 1));
+    assert!(started.ready_us > 0 && started.cpu_ns > 0 && started.threads > 0, "{started:?}");
+    let reply = supervisor.client().start(StartRequest { component: "a".into() }).await.expect("runs");
+    assert_eq!(reply.component.expect("component").pid, started.pid);
+    assert_eq!(supervisor.component("b").await.pid, b.pid);
+}
+
+#[tokio::test]
+async fn component_stopped_while_lower_ranks_start_is_not_started() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "mute", ""), (2, "ready", "")]));
+    let b = supervisor.until("b", |b| b.state == "stopped").await;
+    assert_eq!(b.status_text, "waits for its turn: lower ranks start first");
+    supervisor.client().stop(StopRequest { component: "b".into() }).await.expect("stopped");
+    supervisor.client().stop(StopRequest { component: "a".into() }).await.expect("stopped");
+    let b = supervisor.component("b").await;
+    assert_eq!((b.state.as_str(), b.generation), ("stopped", 0));
+    supervisor.client().start(StartRequest { component: "b".into() }).await.expect("started");
+}
+
+#[tokio::test]
+async fn hung_component_is_killed_and_started_again() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "ready", "watchdog = \"1s\"")]));
+    let a = supervisor.until_ready("a").await;
+    kill(Pid::from_raw(i32::try_from(a.pid).expect("pid")), Signal::SIGSTOP).expect("stop");
+    let again = supervisor.until("a", |now| now.state == "ready" && now.pid != a.pid).await;
+    assert_eq!(again.last_exit, "silent for 1s: killed by SIGKILL");
+    assert_eq!((again.hang_kills, again.memory_kills), (1, 0));
+}
+
+#[tokio::test]
+async fn links_show_what_their_server_counted() {
+    let text = manifest(&[(1, "links", ""), (2, "ready", "calls = { keyholder = [\"Sign\"] }")]);
+    // Named as a server whose interface is known.
+    let supervisor = Supervisor::start(&text.replace("[component.a]", "[component.keyholder]"));
+    supervisor.until_ready("b").await;
+    let begin = Instant::now();
+    let link = loop {
+        let links = supervisor.client().links(LinksRequest {}).await.expect("links").links;
+        let [link] = &links[..] else { panic!("{links:?}") };
+        if link.received_bytes > 0 {
+            break link.clone();
+        }
+        assert!(begin.elapsed() < PATIENCE, "{link:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert_eq!((link.server.as_str(), link.client.as_str(), link.received_bytes), ("keyholder", "b", 7));
+    assert!(link.socket.ends_with("run/link/keyholder.b.sock"), "{}", link.socket);
+    assert_eq!(link.methods.iter().map(|method| method.name.as_str()).collect::<Vec<_>>(), ["Sign"]);
 }

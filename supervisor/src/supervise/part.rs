@@ -4,21 +4,19 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use ipc::Fail;
 use launch::{Exit, Inherited, Launch, Process};
-use proto::control::{self, ControlError};
-use tokio::sync::oneshot;
+use proto::control::LinkReport;
 
-use super::{report, state_word};
+use super::report;
+use super::waiting::Waiting;
+use super::words;
 use crate::cli::Settings;
+use crate::control::{Answer, Change};
 use crate::logs::unix_millis;
-use crate::memory;
 use crate::notify;
 use crate::order::Member;
 use crate::policy::{Cause, Machine, Policy, State, Then};
 use crate::setup::Prepared;
-
-type Answer = oneshot::Sender<Result<control::Component, Fail<ControlError>>>;
 
 pub(super) struct Part {
     pub(super) prepared: Prepared,
@@ -26,14 +24,31 @@ pub(super) struct Part {
     pub(super) running: Option<Running>,
     /// Its turn to stop has come.
     pub(super) told_to_stop: bool,
-    /// Who asked for a restart and waits for its result.
-    pub(super) waiting: Vec<Answer>,
-    pub(super) last_exit: String,
-    pub(super) status_text: String,
+    /// Who asked for a change and waits for its result.
+    pub(super) waiting: Waiting,
+    pub(super) record: Record,
+    /// What its process counted on its links.
+    pub(super) links: LinkReport,
     notify: Option<notify::Socket>,
-    launches: u64,
-    ready_since_ms: u64,
     killed_for: Option<Cause>,
+}
+
+/// What is known of a component's past.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Record {
+    pub(super) launches: u64,
+    /// Unix milliseconds.
+    pub(super) ready_since_ms: u64,
+    /// From the launch until it was ready, the last time it was.
+    pub(super) ready_us: u64,
+    pub(super) hang_kills: u64,
+    pub(super) memory_kills: u64,
+    /// Why its last process ended.
+    pub(super) last_exit: String,
+    /// What its process last said of itself.
+    pub(super) status_text: String,
+    /// Who asked for the stop or restart that is going on, or for the rest there is.
+    pub(super) asked_by: String,
 }
 
 pub(super) struct Running {
@@ -49,12 +64,10 @@ impl Part {
             prepared,
             running: None,
             told_to_stop: false,
-            waiting: Vec::new(),
-            last_exit: String::new(),
-            status_text: String::new(),
+            waiting: Waiting::default(),
+            record: Record::default(),
+            links: LinkReport::default(),
             notify: Some(notify),
-            launches: 0,
-            ready_since_ms: 0,
             killed_for: None,
         }
     }
@@ -81,8 +94,14 @@ impl Part {
 
     /// The number of the launch that comes now, from 1.
     pub(super) fn count_launch(&mut self) -> u64 {
-        self.launches += 1;
-        self.launches
+        self.record.launches += 1;
+        self.record.launches
+    }
+
+    /// Takes note of who asks for what.
+    pub(super) fn ask(&mut self, change: Change, by: &str, answer: Answer) {
+        by.clone_into(&mut self.record.asked_by);
+        self.waiting.add(change, answer);
     }
 
     pub(super) fn plan<'a>(&'a self, settings: &Settings, generation: u64) -> Launch<'a> {
@@ -127,27 +146,32 @@ impl Part {
                 tracing::warn!(component = self.name(), drain = ?policy.drain, "component does not end: killing it");
             }
         }
+        self.record.hang_kills += u64::from(cause != Cause::NotDrained);
         self.killed_for = Some(cause);
         if let Some(running) = &self.running {
             report(running.process.kill(), "kill a component");
         }
     }
 
-    /// Takes note of the end of its process, in words.
+    /// Takes note of the end of its process, in words. Before the machine does.
     pub(super) fn ended(&mut self, exit: Exit) {
+        let exit = words::exit(exit);
         let policy = self.machine.policy();
-        let exit = match exit {
-            Exit::Code(crate::policy::EXIT_CONFIG) => format!("{exit}: bad configuration, see its log"),
-            _ => exit.to_string(),
-        };
-        self.last_exit = match self.killed_for.take() {
+        let reason = match self.killed_for.take() {
             None => exit,
             Some(Cause::NotReady) => format!("not ready in {:?}: {exit}", policy.ready_timeout),
             Some(Cause::Silent) => format!("silent for {:?}: {exit}", policy.watchdog.unwrap_or_default()),
             Some(Cause::NotDrained) => format!("not drained in {:?}: {exit}", policy.drain),
         };
+        let by = &self.record.asked_by;
+        self.record.last_exit = match self.machine.state() {
+            State::Ending { then: Then::Rest, .. } if !by.is_empty() => format!("stopped by {by}: {reason}"),
+            State::Ending { then: Then::Start, .. } => format!("restarted by {by}: {reason}"),
+            _ => reason,
+        };
         self.running = None;
-        self.status_text.clear();
+        self.record.status_text.clear();
+        self.links = LinkReport::default();
     }
 
     /// Logs a change of state and keeps its time.
@@ -158,85 +182,33 @@ impl Part {
         }
         match (before, after) {
             (State::Starting { .. }, State::Ready { .. }) => {
-                self.ready_since_ms = unix_millis(SystemTime::now());
                 let after = self.running.as_ref().map(|running| running.since.elapsed()).unwrap_or_default();
+                self.record.ready_since_ms = unix_millis(SystemTime::now());
+                self.record.ready_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
                 tracing::info!(component = self.name(), after = ?after, "component ready");
             }
             (_, State::Backoff { until }) => {
                 let wait = until.saturating_duration_since(Instant::now());
-                tracing::warn!(component = self.name(), reason = self.last_exit, wait = ?wait, "component ended, waiting to start it again");
+                tracing::warn!(component = self.name(), reason = self.record.last_exit, wait = ?wait, "component ended, waiting to start it again");
             }
             (_, State::Failed) => {
                 tracing::error!(
                     component = self.name(),
-                    reason = self.last_exit,
+                    reason = self.record.last_exit,
                     "component failed and is left alone until it is asked for"
                 );
             }
             (State::Ready { .. }, State::Starting { .. }) => {
                 tracing::warn!(
                     component = self.name(),
-                    reason = self.last_exit,
+                    reason = self.record.last_exit,
                     "component ended, started again"
                 );
             }
             (_, State::Stopped) => {
-                tracing::info!(component = self.name(), reason = self.last_exit, "component stopped");
+                tracing::info!(component = self.name(), reason = self.record.last_exit, "component stopped");
             }
             _ => {}
-        }
-    }
-
-    /// Answers those who asked for a restart, when its result is known.
-    pub(super) fn answer_waiting(&mut self) {
-        let ready = match self.machine.state() {
-            State::Ready { .. } => true,
-            State::Starting { .. } | State::Ending { then: Then::Start, .. } => return,
-            State::Stopped | State::Backoff { .. } | State::Failed | State::Ending { .. } => false,
-        };
-        if self.waiting.is_empty() {
-            return;
-        }
-        let result = if ready {
-            Ok(self.status())
-        } else {
-            let reason = match self.machine.state() {
-                State::Ending { .. } => "it was not ready in time",
-                _ => &self.last_exit,
-            };
-            Err(Fail::new(
-                ControlError::NotReady,
-                format!("{} was started and is not ready: {reason}", self.name()),
-            ))
-        };
-        for answer in self.waiting.drain(..) {
-            // Whoever asked may have left.
-            let _ = answer.send(result.clone());
-        }
-    }
-
-    pub(super) fn status(&self) -> control::Component {
-        let state = self.machine.state();
-        let pid = self.running.as_ref().map_or(0, |running| running.process.pid());
-        let next_start = match state {
-            State::Backoff { until } => until.saturating_duration_since(Instant::now()),
-            _ => std::time::Duration::ZERO,
-        };
-        control::Component {
-            name: self.name().to_owned(),
-            state: state_word(state).to_owned(),
-            pid,
-            uid: self.prepared.identity.uid,
-            user: self.prepared.user.clone(),
-            generation: self.running.as_ref().map_or(0, |running| running.generation),
-            restarts: self.launches.saturating_sub(1),
-            pss_kib: if pid == 0 { 0 } else { memory::pss_kib(pid) },
-            ready_since_ms: self.ready_since_ms,
-            last_exit: self.last_exit.clone(),
-            next_start_ms: u64::try_from(next_start.as_millis()).unwrap_or(u64::MAX),
-            status_text: self.status_text.clone(),
-            degraded: self.prepared.degraded.clone(),
-            ..control::Component::default()
         }
     }
 }
