@@ -33,6 +33,9 @@ mod client;
 mod connection;
 mod error;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod interface;
 mod server;
 mod session;

@@ -52,3 +52,25 @@ pub fn interface_of(component: &str) -> Option<&'static ipc::Interface> {
         _ => return None,
     })
 }
+
+/// Every generated message, for those who decode whatever comes: fuzz targets, and the test of other versions.
+#[doc(hidden)]
+pub mod messages {
+    use prost::DecodeError;
+    use prost::bytes::Bytes;
+
+    /// One message type.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Message {
+        /// Full protobuf name.
+        pub name: &'static str,
+        /// Decodes bytes as this message and encodes what was understood.
+        pub recode: fn(Bytes) -> Result<Vec<u8>, DecodeError>,
+    }
+
+    fn recode<T: prost::Message + Default>(bytes: Bytes) -> Result<Vec<u8>, DecodeError> {
+        T::decode(bytes).map(|message| message.encode_to_vec())
+    }
+
+    include!("gen/messages.rs");
+}
