@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::Step;
 
 /// Everything that narrows what a process can see and do, beyond its user and capabilities. The default narrows nothing;
 /// whoever fills it in asks [`Support`](crate::Support) first, since a step the kernel refuses fails the launch.
@@ -24,6 +26,24 @@ pub struct Confinement<'a> {
     /// and the strictest answer counts; so each must let `execve` pass, and each but the last `seccomp`. A filter that
     /// refuses `write` or `exit_group` only costs the name of the step when exec fails.
     pub filters: Vec<Filter>,
+}
+
+impl Confinement<'_> {
+    /// What a step calls its subject number `n`.
+    pub(crate) fn subject(&self, step: Step, n: usize) -> Option<&Path> {
+        match step {
+            Step::View => {
+                let view = self.view.as_ref()?;
+                let shared = match &view.root {
+                    Root::Private { .. } => &[][..],
+                    Root::Host { shared } => shared,
+                };
+                view.mounts.iter().map(Mount::path).chain(shared.iter().map(AsRef::as_ref)).nth(n)
+            }
+            Step::Landlock => Some(&self.landlock.as_ref()?.rules.get(n)?.0),
+            _ => None,
+        }
+    }
 }
 
 /// A set of namespace kinds.
@@ -84,6 +104,15 @@ impl Namespaces {
         Self::NAMED.iter().filter(move |(_, kind)| self.contains(*kind)).map(|(name, _)| *name)
     }
 
+    pub(crate) const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Bits that name no kind are dropped.
+    pub(crate) const fn from_bits(bits: u8) -> Self {
+        Self(bits & 0b1111)
+    }
+
     /// The flags of `unshare(2)`.
     pub(crate) const fn flags(self) -> libc::c_int {
         let mut flags = 0;
@@ -137,7 +166,7 @@ pub enum Root {
     },
     /// The host's root. Mounts the host makes appear here; mounts made here stay here, except below these places.
     Host {
-        /// Mount points of shared mounts of the host. Mounts below them are seen both ways.
+        /// Places on shared mounts of the host. Mounts below them are seen both ways.
         shared: Vec<PathBuf>,
     },
 }
@@ -193,7 +222,8 @@ pub enum Mount {
         /// The permission bits of its root directory.
         mode: u32,
     },
-    /// Hides a directory behind an empty, read-only one. Left out when there is none.
+    /// Hides a directory behind an empty, read-only one, or a file behind one that cannot be opened. Left out when there
+    /// is nothing to hide.
     Mask {
         /// Which.
         path: PathBuf,
@@ -202,7 +232,7 @@ pub enum Mount {
 
 impl Mount {
     /// Where it is in the view.
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         match self {
             Self::Directory { path, .. }
             | Self::File { path }

@@ -74,6 +74,8 @@ steps! {
     Keyring = "session keyring",
     /// Dropping from the capability bounding set.
     Bounding = "capability bounding set",
+    /// Locking what user id 0 and a change of user mean for capabilities.
+    SecureBits = "secure bits",
     /// Permitted, effective, inheritable and ambient sets.
     Capabilities = "capabilities",
     /// `PR_SET_NO_NEW_PRIVS`.

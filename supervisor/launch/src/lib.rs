@@ -29,15 +29,16 @@ mod child;
 mod confinement;
 mod error;
 mod handover;
+mod prepared;
 mod process;
 mod support;
+mod view;
 
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 pub use capabilities::CapabilitySet;
@@ -46,6 +47,8 @@ pub use error::{Error, Step};
 pub use handover::{exec_self, take_inherited};
 pub use process::{Exit, Process};
 pub use support::Support;
+
+use prepared::Prepared;
 
 /// What to start, and with which rights. A plain description: making one has no effect.
 #[derive(Debug)]
@@ -123,8 +126,8 @@ pub fn launch(plan: &Launch<'_>) -> Result<Child, Error> {
     let null = File::open("/dev/null").map_err(prepare("open /dev/null"))?;
     let (output, output_write) = pipe().map_err(prepare("make the output pipe"))?;
     let (status, status_write) = pipe().map_err(prepare("make the status pipe"))?;
-    let mut prepared = Prepared::new(plan, &null, &output_write, &status_write)
-        .map_err(prepare("lay out arguments and environment"))?;
+    let mut prepared = Prepared::new(plan, null.as_fd(), output_write.as_fd(), status_write.as_fd())
+        .map_err(prepare("lay out the plan"))?;
 
     // Handlers of ours must not run in the child, whose copies of our descriptors they would write to.
     let mask = BlockedSignals::all().map_err(prepare("block signals"))?;
@@ -142,15 +145,18 @@ pub fn launch(plan: &Launch<'_>) -> Result<Child, Error> {
     };
     drop((output_write, status_write));
 
-    if let Some((step, source)) = read_failure(status) {
+    if let Some(failure) = read_failure(status) {
         // It exits at once after reporting, so this wait is short.
         let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
         return Err(Error::Step {
             component: plan.component.to_owned(),
-            step,
+            step: failure.step,
             exec: plan.exec.clone(),
-            subject: None,
-            source,
+            subject: failure
+                .subject
+                .and_then(|n| plan.confinement.subject(failure.step, n))
+                .map(Path::to_owned),
+            source: failure.errno.into(),
         });
     }
     // Nobody but us reaps this child, so its pid still names it here even if it has already ended.
@@ -169,83 +175,10 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// The failure the child reported; `None` once exec has closed the pipe. A child killed before exec looks like a
 /// success here and then like an exit, which is what it is.
-fn read_failure(status: OwnedFd) -> Option<(Step, io::Error)> {
+fn read_failure(status: OwnedFd) -> Option<child::Failure> {
     let mut report = [0; child::REPORT_LEN];
     File::from(status).read_exact(&mut report).ok()?;
-    child::decode_report(report)
-}
-
-/// Everything the child needs, allocated before the fork. The pointers point into the other fields, whose heap memory
-/// does not move.
-struct Prepared {
-    exec: CString,
-    _strings: Vec<CString>,
-    argv: Vec<*const libc::c_char>,
-    envp: Vec<*const libc::c_char>,
-    /// `LISTEN_PID=` and room for the child's own pid and a NUL; in `envp` when there are inherited descriptors.
-    listen_pid: Vec<u8>,
-    /// Sources of the inherited descriptors, then, in the child, their copies above the target numbers.
-    inherited: Vec<RawFd>,
-    null: RawFd,
-    output: RawFd,
-    status: RawFd,
-    identity: Option<Identity>,
-    capabilities: CapabilitySet,
-    limits: Vec<(Limit, u64)>,
-    parent: libc::pid_t,
-}
-
-const LISTEN_PID: &[u8] = b"LISTEN_PID=";
-/// Digits of the largest pid (2^22 on 64-bit kernels, `i32::MAX` by type).
-const PID_DIGITS: usize = 10;
-
-impl Prepared {
-    fn new(plan: &Launch<'_>, null: &File, output: &OwnedFd, status: &OwnedFd) -> io::Result<Self> {
-        let mut strings = Vec::with_capacity(2 + plan.args.len() + plan.env.len() + 2);
-        strings.push(CString::new(plan.argv0)?);
-        for arg in &plan.args {
-            strings.push(CString::new(arg.as_bytes())?);
-        }
-        let arguments = strings.len();
-        for (name, value) in &plan.env {
-            let mut entry = Vec::with_capacity(name.len() + 1 + value.len());
-            entry.extend_from_slice(name.as_bytes());
-            entry.push(b'=');
-            entry.extend_from_slice(value.as_bytes());
-            strings.push(CString::new(entry)?);
-        }
-        if !plan.inherited.is_empty() {
-            let names: Vec<&str> = plan.inherited.iter().map(|inherited| inherited.name).collect();
-            strings.push(CString::new(format!("LISTEN_FDS={}", names.len()))?);
-            strings.push(CString::new(format!("LISTEN_FDNAMES={}", names.join(":")))?);
-        }
-        let mut listen_pid = LISTEN_PID.to_vec();
-        listen_pid.resize(LISTEN_PID.len() + PID_DIGITS + 1, 0);
-
-        let mut argv: Vec<_> = strings[..arguments].iter().map(|string| string.as_ptr()).collect();
-        argv.push(ptr::null());
-        let mut envp: Vec<_> = strings[arguments..].iter().map(|string| string.as_ptr()).collect();
-        if !plan.inherited.is_empty() {
-            envp.push(listen_pid.as_ptr().cast());
-        }
-        envp.push(ptr::null());
-
-        Ok(Self {
-            exec: CString::new(plan.exec.as_os_str().as_bytes())?,
-            _strings: strings,
-            argv,
-            envp,
-            listen_pid,
-            inherited: plan.inherited.iter().map(|inherited| inherited.fd.as_raw_fd()).collect(),
-            null: null.as_fd().as_raw_fd(),
-            output: output.as_raw_fd(),
-            status: status.as_raw_fd(),
-            identity: plan.identity.clone(),
-            capabilities: plan.capabilities,
-            limits: plan.limits.clone(),
-            parent: rustix::process::getpid().as_raw_nonzero().get(),
-        })
-    }
+    child::Failure::decode(report)
 }
 
 /// Blocks every signal of this thread until dropped.
