@@ -1,8 +1,8 @@
 //! The workloads the suites apply.
 
 use anyhow::{Context as _, Result};
-use harness::{BUSYBOX, EDGE_NODE, machine};
-use serde_json::{Value, json};
+use harness::machine;
+pub use harness::pods::{sleeper, with_command};
 
 /// The documents of the recorded workload whose kind and name are listed, as it was applied to KubeEdge itself.
 pub fn recorded(wanted: &[(&str, &str)]) -> Result<String> {
@@ -21,28 +21,6 @@ pub fn recorded(wanted: &[(&str, &str)]) -> Result<String> {
 fn is(document: &str, kind: &str, name: &str) -> bool {
     document.lines().any(|line| line == format!("kind: {kind}"))
         && document.contains(&format!("\nmetadata: {{name: {name}, namespace: default"))
-}
-
-/// A pod on the edge node with one busybox container that sleeps.
-pub fn sleeper(name: &str) -> Value {
-    with_command(name, &["sleep", "3600"])
-}
-
-/// A pod on the edge node with one busybox container.
-pub fn with_command(name: &str, command: &[&str]) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {
-            "nodeName": EDGE_NODE,
-            "automountServiceAccountToken": false,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [
-                {"name": "c", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent", "command": command},
-            ],
-        },
-    })
 }
 
 #[cfg(test)]

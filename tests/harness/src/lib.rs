@@ -16,6 +16,7 @@ mod images;
 pub mod interrupt;
 pub mod machine;
 pub mod measure;
+pub mod pods;
 mod slot;
 mod supervisor;
 pub mod users;
