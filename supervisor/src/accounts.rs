@@ -29,6 +29,11 @@ pub fn has_group(name: &str) -> bool {
     matches!(Group::from_name(name), Ok(Some(_)))
 }
 
+/// The id of the group of that name.
+pub fn group_id(name: &str) -> Option<u32> {
+    Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+}
+
 /// Ids of a user with exactly these supplementary groups; `None` when one of the names is unknown.
 pub fn identity(user: &str, groups: &[String]) -> Option<Identity> {
     let user = User::from_name(user).ok()??;

@@ -1,5 +1,6 @@
 //! The command line, and what the program's name decides.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -37,9 +38,51 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<PathBuf>,
 
+    /// Where a place that the manifest names is on this machine, such as kubelet=/data/kubelet; may be repeated
+    #[arg(long, value_name = "NAME=DIR", value_parser = parse_path)]
+    pub path: Vec<(String, PathBuf)>,
+
+    /// A further listener of a component: a Unix path in the run directory, or an address such as
+    /// metrics.tcp=127.0.0.1:10260; may be repeated
+    #[arg(long, value_name = "COMPONENT.NAME=ADDRESS", value_parser = parse_listen)]
+    pub listen: Vec<Listen>,
+
     /// Check manifest, users and programs, print every finding, and end: 0 if there is none, else 78
     #[arg(long)]
     pub check: bool,
+}
+
+/// A listener from the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Who inherits it.
+    pub component: String,
+    /// Under which name.
+    pub name: String,
+    /// Where it is bound.
+    pub address: String,
+}
+
+fn parse_path(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, place)) if !name.is_empty() && place.starts_with('/') => {
+            Ok((name.to_owned(), place.into()))
+        }
+        _ => Err("must be NAME=/absolute/path".to_owned()),
+    }
+}
+
+fn parse_listen(text: &str) -> Result<Listen, String> {
+    text.split_once('=')
+        .and_then(|(listener, address)| {
+            let (component, name) = listener.split_once('.')?;
+            (!address.is_empty()).then(|| Listen {
+                component: component.to_owned(),
+                name: name.to_owned(),
+                address: address.to_owned(),
+            })
+        })
+        .ok_or_else(|| "must be COMPONENT.NAME=ADDRESS".to_owned())
 }
 
 /// Which half of Apiary.
@@ -113,6 +156,10 @@ pub struct Settings {
     pub manifest_name: String,
     /// Its text.
     pub manifest: String,
+    /// Where places of the manifest are instead.
+    pub paths: BTreeMap<String, PathBuf>,
+    /// Listeners besides the manifest's.
+    pub listen: Vec<Listen>,
     /// Check and end.
     pub check: bool,
 }
@@ -121,6 +168,10 @@ impl Settings {
     /// Reads what the options name. Errors are one line for the operator.
     pub fn new(side: Side, options: Options) -> Result<Self, String> {
         let absolute = |path: PathBuf| {
+            // They become parts of text: environment, templates, findings.
+            if path.to_str().is_none() {
+                return Err(format!("{} is not UTF-8", path.display()));
+            }
             std::path::absolute(&path)
                 .map_err(|error| format!("could not resolve {}: {error}", path.display()))
         };
@@ -148,6 +199,8 @@ impl Settings {
             exec_dir: absolute(exec_dir)?,
             manifest_name,
             manifest,
+            paths: options.path.into_iter().collect(),
+            listen: options.listen,
             check: options.check,
         })
     }
@@ -182,6 +235,25 @@ mod tests {
             assert_eq!(Side::of_program(Some(&name.into())), side, "{name}");
         }
         assert_eq!(Side::of_program(None), Side::Edge);
+    }
+
+    #[test]
+    fn places_and_listeners_are_named() {
+        let options = Options::try_parse_from([
+            "edgecore",
+            "--path",
+            "kubelet=/data/k",
+            "--listen",
+            "metrics.tcp=127.0.0.1:1",
+        ]);
+        let settings = Settings::new(Side::Edge, options.expect("valid")).expect("settings");
+        assert_eq!(settings.paths["kubelet"], Path::new("/data/k"));
+        let Listen { component, name, address } = &settings.listen[0];
+        assert_eq!((component.as_str(), name.as_str(), address.as_str()), ("metrics", "tcp", "127.0.0.1:1"));
+        for wrong in ["--path=x", "--path==/x", "--path=x=y", "--listen=a=b", "--listen=a.b", "--listen=a.b="]
+        {
+            assert!(Options::try_parse_from(["edgecore", wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -5,9 +5,11 @@
 
 pub mod check;
 mod fields;
+mod grants;
+mod places;
 mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -15,11 +17,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Value;
 
+pub use grants::{Grant, Kind, UNRESTRICTED, Why};
+pub use places::Places;
 pub use units::{Bytes, Span};
 
 /// A whole manifest, by component name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifest {
+    /// Named places of the file system, for the templates of paths, environment and listeners.
+    pub path: BTreeMap<String, String>,
     /// Every component of the file, in order of name.
     pub components: BTreeMap<String, Component>,
 }
@@ -40,19 +46,32 @@ pub struct Component {
     /// Linux capabilities it keeps.
     #[serde(default)]
     pub capabilities: Vec<String>,
-    /// Recorded, not enforced yet.
+    /// Namespaces of its own: all, unless one is left out with a reason. `network = "none"` adds one for the network.
+    #[serde(default = "every_namespace")]
+    pub namespaces: BTreeSet<Namespace>,
+    /// The networks it reaches.
     #[serde(default)]
     pub network: Network,
-    /// Recorded, not enforced yet.
+    /// What it sees of the file system besides its own directories.
     #[serde(default)]
     pub paths: Paths,
+    /// Listeners it inherits, by name: a Unix path in `{run}`, or an IP address with port. Whoever inherits its listener
+    /// needs no network of its own to serve.
+    #[serde(default)]
+    pub listen: BTreeMap<String, String>,
+    /// The policy of its system calls, `policy/<name>.policy`; the one of its own name, if absent.
+    #[serde(default)]
+    pub syscalls: Option<String>,
+    /// Does not start where the machine lacks a mechanism that should hold it, instead of running without.
+    #[serde(default)]
+    pub strict: bool,
     /// Resource limits.
     #[serde(default)]
     pub limits: Limits,
-    /// Methods it may call, by server.
+    /// Methods it may call, by server. `supervisor` is a server, too: its control interface.
     #[serde(default)]
     pub calls: BTreeMap<String, Vec<String>>,
-    /// Further environment. `{run}` and `{state}` stand for the supervisor's directories.
+    /// Further environment, with the templates of [`Places`].
     #[serde(default)]
     pub env: BTreeMap<String, Variable>,
     /// Only in this mode; always, if absent.
@@ -68,9 +87,39 @@ pub struct Component {
     pub watchdog: Option<Span>,
     /// From SIGTERM to SIGKILL.
     pub drain: Span,
-    /// The reason for each unusual grant, by `user`, `network` or the capability's name.
+    /// The reason for each grant.
     #[serde(default)]
-    pub why: BTreeMap<String, String>,
+    pub why: Why,
+}
+
+/// A namespace of a component's own.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub enum Namespace {
+    /// Mounts: it sees a root with nothing but what it was granted.
+    Mount,
+    /// System V IPC and POSIX message queues.
+    Ipc,
+    /// Host and domain name.
+    Uts,
+}
+
+impl Namespace {
+    /// All that there are.
+    pub const ALL: [Self; 3] = [Self::Mount, Self::Ipc, Self::Uts];
+
+    /// As in the manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mount => "mount",
+            Self::Ipc => "ipc",
+            Self::Uts => "uts",
+        }
+    }
+}
+
+fn every_namespace() -> BTreeSet<Namespace> {
+    Namespace::ALL.into()
 }
 
 /// Which networks a component reaches.
@@ -80,12 +129,24 @@ pub enum Network {
     /// None at all.
     #[default]
     None,
-    /// Its own machine.
-    Loopback,
-    /// It connects, and accepts nothing.
+    /// It connects, and binds no port.
     Outbound,
+    /// It binds ports and accepts, and connects nowhere.
+    Inbound,
     /// The machine's network, as any process.
     Host,
+}
+
+impl Network {
+    /// As in the manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+            Self::Host => "host",
+        }
+    }
 }
 
 /// What of the file system a component sees besides its own directories.
@@ -95,19 +156,31 @@ pub struct Paths {
     /// For reading.
     #[serde(default)]
     pub read: Vec<String>,
-    /// For reading and writing.
+    /// For reading and writing. `"/"` keeps the host's whole root, with other components' directories hidden.
     #[serde(default)]
     pub write: Vec<String>,
+    /// Mounts made below these are seen by the host and the other way round. Needs `write = ["/"]`.
+    #[serde(default)]
+    pub shared: Vec<String>,
+}
+
+impl Paths {
+    /// Whether it keeps the host's root.
+    pub fn host_root(&self) -> bool {
+        self.write.iter().any(|path| path == "/")
+    }
 }
 
 /// Resource limits.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Memory; recorded, not enforced yet.
+    /// Memory; reaching it ends the process.
     pub memory: Option<Bytes>,
-    /// Processes and threads; recorded, not enforced yet.
+    /// Processes and threads.
     pub pids: Option<u32>,
+    /// Its share of a busy processor against its siblings', 1 to 10 000, as cgroup v2 counts.
+    pub cpu_weight: u32,
     /// Open descriptors.
     pub nofile: u64,
     /// Size of a core dump. None by default: a dump holds keys and Secrets.
@@ -116,7 +189,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: None, pids: None, nofile: 256, core: Bytes(0) }
+        Self { memory: None, pids: None, cpu_weight: 100, nofile: 256, core: Bytes(0) }
     }
 }
 
@@ -238,8 +311,22 @@ pub fn parse(file: &str, text: &str) -> (Manifest, Vec<Finding>) {
         }
     };
     let components = document.remove("component");
+    match document.remove("path") {
+        None => {}
+        Some(Value::Table(places)) => {
+            for (name, place) in places {
+                match place {
+                    Value::String(place) => drop(manifest.path.insert(name, place)),
+                    other => {
+                        report("", &format!("path.{name}"), shown(&other), "must be a string".to_owned());
+                    }
+                }
+            }
+        }
+        Some(other) => report("", "path", shown(&other), "must be a table".to_owned()),
+    }
     for (key, value) in &document {
-        report("", key, shown(value), "unknown key; the only one is component".to_owned());
+        report("", key, shown(value), "unknown key; there are component, path".to_owned());
     }
     let Some(Value::Table(components)) = components else {
         report("", "component", String::new(), "there is no [component.NAME] block".to_owned());
@@ -255,6 +342,7 @@ pub fn parse(file: &str, text: &str) -> (Manifest, Vec<Finding>) {
             ("limits", unknown_keys::<Limits> as fn(&toml::Table, &str) -> Vec<_>),
             ("paths", unknown_keys::<Paths>),
             ("restart", unknown_keys::<Restart>),
+            ("why", unknown_keys::<Why>),
         ] {
             if let Some(Value::Table(inner)) = table.get(key) {
                 unknown.extend(fields(inner, &format!("{key}.")));

@@ -5,21 +5,47 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use launch::{CapabilitySet, Identity, Limit};
+use launch::{CapabilitySet, Identity, Limit, Namespaces, Support};
 use thiserror::Error;
 
 use crate::accounts;
-use crate::cli::Settings;
+use crate::cli::{Listen, Settings};
+use crate::confine::{self, Machine, Profile, Subject, syscalls};
 use crate::dirs::{self, DirError};
-use crate::manifest::check::{Accounts, Known, check};
-use crate::manifest::{self, Component, Finding, Manifest};
+use crate::manifest::check::{Accounts, Known, SUPERVISOR, check};
+use crate::manifest::{self, Component, Finding, Manifest, Places};
 use crate::notify;
 use crate::policy::EXIT_CONFIG;
 use crate::reexec::Kept;
-use crate::wiring::{self, Link};
+use crate::wiring::{self, Link, Listener};
+
+/// What launching and looking after processes takes.
+const NEEDED: [&str; 11] = [
+    // Directories and links are given to the components' users,
+    "CAP_CHOWN",
+    "CAP_FOWNER",
+    // and looked after there.
+    "CAP_DAC_OVERRIDE",
+    // A process becomes its user, with a smaller bounding set.
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    // Namespaces and mounts.
+    "CAP_SYS_ADMIN",
+    // Signals to processes of other users; what they use of memory.
+    "CAP_KILL",
+    "CAP_SYS_PTRACE",
+    // More descriptors than our own limit.
+    "CAP_SYS_RESOURCE",
+    // Listeners from the command line.
+    "CAP_NET_BIND_SERVICE",
+];
+
+/// The resolver's file.
+const RESOLVER: &str = "/etc/resolv.conf";
 
 /// Why the supervisor does not start.
 #[derive(Debug, Error)]
@@ -68,17 +94,69 @@ impl StartError {
     }
 }
 
-/// The methods the components' interfaces have.
+/// The methods the components' interfaces have, and those of the supervisor's own.
 pub fn methods(server: &str) -> Option<Vec<&'static str>> {
-    proto::interface_of(server).map(|interface| interface.methods.iter().map(|method| method.name).collect())
+    let interface = match server {
+        SUPERVISOR => Some(&proto::control::CONTROL),
+        component => proto::interface_of(component),
+    };
+    interface.map(|interface| interface.methods.iter().map(|method| method.name).collect())
 }
 
-/// Parses and checks the manifest, and keeps what runs in this mode. As root, every user must exist.
-pub fn checked_manifest(settings: &Settings) -> Result<Manifest, StartError> {
-    let (manifest, mut findings) = manifest::parse(&settings.manifest_name, &settings.manifest);
+/// Where the manifest's named places are.
+pub fn places(settings: &Settings, manifest: &Manifest) -> Places {
+    Places::new(&settings.run_dir, &settings.state_dir, &manifest.path, &settings.paths)
+}
+
+/// The manifest of these settings, with everything that is wrong with it, with what the command line adds to it and with
+/// the policies of system calls. As root, every user must exist.
+pub fn findings(settings: &Settings) -> (Manifest, Vec<Finding>) {
+    let file = &settings.manifest_name;
+    let (mut manifest, mut findings) = manifest::parse(file, &settings.manifest);
+    let option = |component: &str, key: String, value: String, problem: &str| Finding {
+        file: "command line".to_owned(),
+        component: component.to_owned(),
+        key,
+        value,
+        problem: problem.to_owned(),
+    };
+    for (name, place) in settings.paths.iter().filter(|(name, _)| !manifest.path.contains_key(*name)) {
+        let problem = "the manifest has no place of that name";
+        findings.push(option("", format!("--path {name}"), place.display().to_string(), problem));
+    }
+    for Listen { component, name, address } in &settings.listen {
+        let key = format!("--listen {name}");
+        match manifest.components.get_mut(component) {
+            None => findings.push(option(component, key, address.clone(), "there is no such component")),
+            Some(part) if part.listen.contains_key(name) => {
+                findings.push(option(
+                    component,
+                    key,
+                    address.clone(),
+                    "the manifest has a listener of that name",
+                ));
+            }
+            Some(part) => {
+                part.listen.insert(name.clone(), address.clone());
+                part.why.listen.insert(name.clone(), "asked for on the command line".to_owned());
+            }
+        }
+    }
     let accounts = Accounts { user: &accounts::has_user, group: &accounts::has_group };
-    let accounts = (accounts::own_uid() == 0).then_some(accounts);
-    findings.extend(check(&settings.manifest_name, &manifest, &Known { methods: &methods, accounts }));
+    let known = Known {
+        methods: &methods,
+        policy: &syscalls::exists,
+        places: &places(settings, &manifest),
+        accounts: (accounts::own_uid() == 0).then_some(accounts),
+    };
+    findings.extend(check(file, &manifest, &known));
+    findings.extend(syscalls::findings());
+    (manifest, findings)
+}
+
+/// The manifest, when nothing is wrong with it, with what runs in this mode.
+pub fn checked_manifest(settings: &Settings) -> Result<Manifest, StartError> {
+    let (manifest, findings) = findings(settings);
     if !findings.is_empty() {
         return Err(StartError::Manifest(findings));
     }
@@ -127,6 +205,7 @@ pub fn take_directories(settings: &Settings, kept: &mut Kept) -> Result<RunLock,
     let run = &settings.run_dir;
     dirs::ensure_root(&settings.state_dir, 0o755)?;
     dirs::ensure_root(run, 0o755)?;
+    dirs::ensure_root(&confine::staging(run), 0o700)?;
     if let Some(lock) = kept.take("lock") {
         return Ok(RunLock { file: File::from(lock) });
     }
@@ -167,6 +246,10 @@ pub struct Prepared {
     pub degraded: Vec<String>,
     /// The listeners of its callers.
     pub links: Vec<Link>,
+    /// The listeners of everybody else.
+    pub listeners: Vec<Listener>,
+    /// What its processes are kept from.
+    pub profile: Profile,
     /// Its environment, but for what changes from start to start.
     pub env: Vec<(String, OsString)>,
 }
@@ -188,6 +271,10 @@ pub fn prepare(
         source,
     })?;
 
+    let places = places(settings, manifest);
+    let support = Support::probe()
+        .map_err(|source| StartError::Io { what: "ask what the kernel supports".to_owned(), source })?;
+    let resolver = std::fs::canonicalize(RESOLVER).ok().filter(|target| target != Path::new(RESOLVER));
     let mut parts = Vec::new();
     for (name, component) in &manifest.components {
         let identity = identity_of(name);
@@ -201,6 +288,16 @@ pub fn prepare(
         let links = wiring::bind(&settings.run_dir, manifest, name, identity_of, kept)
             .map_err(io(format!("bind the links of {name}")))?;
 
+        let listeners =
+            wiring::listen(&places, component, kept).map_err(io(format!("bind the listeners of {name}")))?;
+
+        let unshared = shared(component, &places, &support);
+        let others: Vec<&str> =
+            manifest.components.keys().map(String::as_str).filter(|other| other != name).collect();
+        let subject = Subject { name, component, others: &others, places: &places, config: &settings.config };
+        let machine = Machine { support, resolver: resolver.as_deref(), unshared: unshared.as_deref() };
+        let profile = confine::profile(&subject, &machine);
+
         let granted = granted(component);
         let mut degraded = Vec::new();
         let missing = granted.difference(held);
@@ -209,6 +306,7 @@ pub fn prepare(
         }
         let (limits, short) = limits(component, held);
         degraded.extend(short);
+        degraded.extend(profile.missing.iter().cloned());
 
         let part = Prepared {
             name: name.clone(),
@@ -218,14 +316,47 @@ pub fn prepare(
             capabilities: granted.intersection(held),
             limits,
             degraded,
-            env: environment(settings, name, component, &links),
+            env: environment(settings, &places, name, component, &links),
             links,
+            listeners,
+            profile,
             component: component.clone(),
         };
         parts.push((part, notify));
     }
     parts.sort_by_key(|(part, _)| part.component.rank);
     Ok(parts)
+}
+
+/// Makes the places shared whose mounts the component shares with the host; says what stands against it.
+fn shared(component: &Component, places: &Places, support: &Support) -> Option<String> {
+    if !support.namespaces.contains(Namespaces::MOUNT) {
+        return None;
+    }
+    component.paths.shared.iter().find_map(|path| {
+        let path = places.fill(path).ok()?;
+        let error = confine::shared::ensure(Path::new(&path)).err()?;
+        Some(format!("{path} cannot be shared: {error}"))
+    })
+}
+
+/// The links into the supervisor itself.
+pub fn own_links(settings: &Settings, manifest: &Manifest, kept: &mut Kept) -> Result<Vec<Link>, StartError> {
+    let root = accounts::own_uid() == 0;
+    wiring::bind(&settings.run_dir, manifest, SUPERVISOR, |name| identity_of(manifest, name, root), kept)
+        .map_err(|source| StartError::Io { what: "bind the supervisor's links".to_owned(), source })
+}
+
+/// Gives up every capability that neither launching takes nor a component is granted, for good. What is left, in words.
+/// Before there are other threads, which would keep theirs.
+pub fn drop_rights(manifest: &Manifest) -> Result<CapabilitySet, StartError> {
+    let wanted = manifest
+        .components
+        .values()
+        .map(granted)
+        .chain(NEEDED.iter().filter_map(|name| CapabilitySet::named(name)))
+        .fold(CapabilitySet::EMPTY, CapabilitySet::union);
+    wanted.keep_only().map_err(|source| StartError::Io { what: "give up capabilities".to_owned(), source })
 }
 
 /// The ids of a component; ours when we cannot change them. The check has made sure that its user exists.
@@ -264,6 +395,7 @@ fn limits(component: &Component, held: CapabilitySet) -> (Vec<(Limit, u64)>, Opt
 /// What every start of a component finds in its environment. Nothing of our own gets there but what is named here.
 fn environment(
     settings: &Settings,
+    places: &Places,
     name: &str,
     component: &Component,
     links: &[Link],
@@ -290,11 +422,8 @@ fn environment(
     }
     for (variable, value) in &component.env {
         if value.applies(settings.standalone) {
-            let value = value
-                .value()
-                .replace("{run}", &run.to_string_lossy())
-                .replace("{state}", &settings.state_dir.to_string_lossy());
-            set(variable, value.into());
+            // Unfillable ones are findings: a checked manifest has none.
+            set(variable, places.fill(value.value()).unwrap_or_default().into());
         }
     }
     env
@@ -302,6 +431,8 @@ fn environment(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::cli::Side;
 
@@ -315,6 +446,8 @@ mod tests {
             exec_dir: "/x".into(),
             manifest_name: "cloud.toml".to_owned(),
             manifest: Side::Cloud.manifest().to_owned(),
+            paths: BTreeMap::new(),
+            listen: Vec::new(),
             check: false,
         }
     }
@@ -322,7 +455,8 @@ mod tests {
     fn variables(standalone: bool, component: &str) -> Vec<(String, OsString)> {
         let settings = settings(standalone);
         let (manifest, _) = manifest::parse("m", &settings.manifest);
-        environment(&settings, component, &manifest.components[component], &[])
+        let places = places(&settings, &manifest);
+        environment(&settings, &places, component, &manifest.components[component], &[])
     }
 
     fn value(variables: &[(String, OsString)], name: &str) -> Option<String> {

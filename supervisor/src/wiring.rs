@@ -3,12 +3,14 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use launch::Identity;
 
-use crate::manifest::Manifest;
+use crate::accounts;
+use crate::manifest::{Component, Manifest, Places};
 use crate::reexec::Kept;
 
 /// `sun_path` of a Unix socket, without the NUL.
@@ -26,6 +28,18 @@ pub struct Link {
     /// The listener. The server gets a copy at each start.
     pub listener: OwnedFd,
 }
+
+/// A listener for others than components, such as those who collect metrics.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its name among the inherited descriptors, `listen-<name>`.
+    pub name: String,
+    /// A Unix or a TCP socket.
+    pub listener: OwnedFd,
+}
+
+/// Whose members may connect to listeners on Unix sockets, where there is such a group; else only root.
+const LISTENERS_GROUP: &str = "apiary";
 
 /// Where a link's socket is.
 pub fn path(run_dir: &Path, server: &str, client: &str) -> PathBuf {
@@ -76,6 +90,28 @@ pub fn bind(
         });
     }
     Ok(links)
+}
+
+/// Binds what a component listens on, in order of name. The check has made sure that the addresses can be read.
+pub fn listen(places: &Places, component: &Component, kept: &mut Kept) -> io::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for (name, address) in &component.listen {
+        let address = places.fill(address).map_err(io::Error::other)?;
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+        let listener = match (address.parse::<SocketAddr>(), kept.take(&address)) {
+            (_, Some(listener)) => listener,
+            (Ok(address), None) => TcpListener::bind(address).map_err(named)?.into(),
+            (Err(_), None) => {
+                let listener = ipc::bind(Path::new(&address), 0o660).map_err(named)?;
+                if let Some(gid) = accounts::group_id(LISTENERS_GROUP).filter(|_| accounts::own_uid() == 0) {
+                    std::os::unix::fs::chown(&address, None, Some(gid)).map_err(named)?;
+                }
+                listener
+            }
+        };
+        listeners.push(Listener { name: format!("listen-{name}"), listener });
+    }
+    Ok(listeners)
 }
 
 /// Removes sockets of links that are in no manifest any more, so that `ls` shows the wiring there is.
@@ -141,6 +177,25 @@ mod tests {
         drain = "5s"
         calls = { store = ["Get", "Put"] }
     "#;
+
+    #[test]
+    fn listeners_are_bound_by_path_and_by_address() {
+        let temp = run_dir();
+        let (manifest, findings) =
+            parse("m", &format!("{TWO}\nlisten = {{ a = \"{{run}}/a.sock\", b = \"127.0.0.1:0\" }}"));
+        assert_eq!(findings, []);
+        let places = Places::new(temp.path(), temp.path(), &manifest.path, &[].into());
+        let bound = listen(&places, &manifest.components["hub"], &mut Kept::default()).expect("bound");
+        assert_eq!(
+            bound.iter().map(|listener| listener.name.as_str()).collect::<Vec<_>>(),
+            ["listen-a", "listen-b"]
+        );
+        let socket = temp.path().join("a.sock");
+        assert_eq!(std::fs::metadata(&socket).expect("socket").mode() & 0o7777, 0o660);
+        UnixStream::connect(socket).expect("waits in the backlog");
+        let tcp = TcpListener::from(bound[1].listener.try_clone().expect("copy"));
+        std::net::TcpStream::connect(tcp.local_addr().expect("address")).expect("waits in the backlog");
+    }
 
     fn me(_: &str) -> Identity {
         Identity { uid: own_uid(), gid: own_gid(), groups: Vec::new() }

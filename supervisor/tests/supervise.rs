@@ -25,7 +25,7 @@ const USERS: [&str; 3] = ["daemon", "bin", "nobody"];
 fn manifest(components: &[(u8, &str, &str)]) -> String {
     let block = |(n, (rank, behaviour, more)): (usize, &(u8, &str, &str))| {
         let (name, user) = (char::from(b'a' + u8::try_from(n).expect("few")), USERS[n]);
-        let defaults = [("ready_timeout", "20s"), ("drain", "5s")]
+        let defaults = [("ready_timeout", "20s"), ("drain", "5s"), ("syscalls", "runtime")]
             .iter()
             .filter(|(key, _)| !more.contains(key))
             .fold(String::new(), |text, (key, value)| text + &format!("{key} = \"{value}\"\n"));
@@ -400,7 +400,8 @@ async fn hung_component_is_killed_and_started_again() {
 
 #[tokio::test]
 async fn links_show_what_their_server_counted() {
-    let text = manifest(&[(1, "links", ""), (2, "ready", "calls = { keyholder = [\"Sign\"] }")]);
+    let call = "calls = { keyholder = [\"Sign\"] }\nwhy = { calls = { keyholder = \"has it sign\" } }";
+    let text = manifest(&[(1, "links", ""), (2, "ready", call)]);
     // Named as a server whose interface is known.
     let supervisor = Supervisor::start(&text.replace("[component.a]", "[component.keyholder]"));
     supervisor.until_ready("b").await;

@@ -1,16 +1,24 @@
 //! Every rule a manifest must keep, as one pure function over the whole set.
 
+mod paths;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use launch::CapabilitySet;
 
-use super::{Component, Finding, Manifest, Network, When};
+use super::grants::UNRESTRICTED;
+use super::places::TAKEN;
+use super::{Component, Finding, Kind, Manifest, Namespace, Places, When};
 
 /// What the manifest is checked against.
 #[derive(Clone, Copy)]
 pub struct Known<'a> {
     /// The method names a component serves; `None` when it serves nothing.
     pub methods: &'a dyn Fn(&str) -> Option<Vec<&'static str>>,
+    /// Whether there is a system call policy of that name.
+    pub policy: &'a dyn Fn(&str) -> bool,
+    /// Where the named places are.
+    pub places: &'a Places,
     /// Users and groups of this machine; `None` where they do not matter (a build, a supervisor without root).
     pub accounts: Option<Accounts<'a>>,
 }
@@ -24,8 +32,12 @@ pub struct Accounts<'a> {
     pub group: &'a dyn Fn(&str) -> bool,
 }
 
-/// Folders of the run directory that are not components'.
-const RESERVED_NAMES: [&str; 2] = ["link", "notify"];
+/// The supervisor as a server, and folders of the run directory that are not components'.
+const RESERVED_NAMES: [&str; 4] = [SUPERVISOR, "link", "notify", "root"];
+/// The server that is not a component.
+pub const SUPERVISOR: &str = "supervisor";
+/// Names of inherited listeners begin so; a client of that name would be taken for one.
+const LISTENER_PREFIX: &str = "listen-";
 
 /// What the supervisor sets itself, or what changes how a program is loaded.
 const RESERVED_VARIABLES: [&str; 8] = [
@@ -42,18 +54,32 @@ const RESERVED_PREFIXES: [&str; 3] = ["APIARY_", "LISTEN_", "LD_"];
 
 /// Descriptors below this do not suffice for the standard three, a runtime and one link.
 const FEWEST_DESCRIPTORS: u64 = 32;
+/// With less, glibc and a runtime do not start.
+const LEAST_MEMORY: u64 = 4 << 20;
+/// What cgroup v2 takes.
+const CPU_WEIGHTS: std::ops::RangeInclusive<u32> = 1..=10_000;
 /// More immediate restarts than this in a row are a crash loop.
 const LARGEST_BURST: u32 = 20;
 
 /// All mistakes of a manifest, in order of component.
 pub fn check(file: &str, manifest: &Manifest, known: &Known<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
+    places(file, manifest, &mut findings);
     let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut listeners: BTreeMap<String, &str> = BTreeMap::new();
     for (name, component) in &manifest.components {
-        let mut check = Check { file, name, component, manifest, findings: &mut findings };
+        let mut check =
+            Check { file, name, component, manifest, places: known.places, findings: &mut findings };
         check.names(known);
         check.calls(known);
         check.grants();
+        check.paths();
+        for address in check.listeners() {
+            if let Some(other) = listeners.insert(address.clone(), name) {
+                check.report("listen", &address, format!("is also listened on by {other}"));
+            }
+        }
+        check.syscalls(known);
         check.environment();
         check.numbers();
         if component.user != "root"
@@ -69,11 +95,36 @@ pub fn check(file: &str, manifest: &Manifest, known: &Known<'_>) -> Vec<Finding>
     findings
 }
 
+/// The names of places are for templates, and the places whole paths.
+fn places(file: &str, manifest: &Manifest, findings: &mut Vec<Finding>) {
+    for (name, place) in &manifest.path {
+        let problem = if TAKEN.contains(&name.as_str()) {
+            "the supervisor gives this place itself".to_owned()
+        } else if !is_name(name) {
+            "a name is 1 to 32 of a-z, 0-9 and -, and begins with a letter".to_owned()
+        } else if let Some(problem) = paths::problem(place) {
+            problem.to_owned()
+        } else if place == "/" {
+            "is everything: name a place".to_owned()
+        } else {
+            continue;
+        };
+        findings.push(Finding {
+            file: file.to_owned(),
+            component: String::new(),
+            key: format!("path.{name}"),
+            value: place.clone(),
+            problem,
+        });
+    }
+}
+
 struct Check<'a> {
     file: &'a str,
     name: &'a str,
     component: &'a Component,
     manifest: &'a Manifest,
+    places: &'a Places,
     findings: &'a mut Vec<Finding>,
 }
 
@@ -94,7 +145,10 @@ impl Check<'_> {
             self.report("", "", "a name is 1 to 32 of a-z, 0-9 and -, and begins with a letter");
         }
         if RESERVED_NAMES.contains(&self.name) {
-            self.report("", "", "the name is taken by a folder of the supervisor");
+            self.report("", "", "the name is taken by the supervisor");
+        }
+        if self.name.starts_with(LISTENER_PREFIX) {
+            self.report("", "", format!("a name does not begin with {LISTENER_PREFIX}, as listeners' do"));
         }
         if component.rank == 0 {
             self.report("rank", "0", "is the supervisor's own; components begin at 1");
@@ -132,19 +186,22 @@ impl Check<'_> {
         let component = self.component;
         for (server, methods) in &component.calls {
             let key = format!("calls.{server}");
-            let Some(callee) = self.manifest.components.get(server) else {
-                self.report(&key, "", "there is no such component");
-                continue;
-            };
-            if callee.rank >= component.rank {
-                let problem = format!(
-                    "{server} has rank {}: rank {} may call lower ranks only",
-                    callee.rank, component.rank
-                );
-                self.report(&key, "", problem);
-            }
-            if callee.when == Some(When::Standalone) && component.when.is_none() {
-                self.report(&key, "", format!("{server} runs in standalone mode only, {} always", self.name));
+            if server != SUPERVISOR {
+                let Some(callee) = self.manifest.components.get(server) else {
+                    self.report(&key, "", "there is no such component");
+                    continue;
+                };
+                if callee.rank >= component.rank {
+                    let problem = format!(
+                        "{server} has rank {}: rank {} may call lower ranks only",
+                        callee.rank, component.rank
+                    );
+                    self.report(&key, "", problem);
+                }
+                if callee.when == Some(When::Standalone) && component.when.is_none() {
+                    let problem = format!("{server} runs in standalone mode only, {} always", self.name);
+                    self.report(&key, "", problem);
+                }
             }
             let Some(there) = (known.methods)(server) else {
                 self.report(&key, "", format!("{server} serves no interface"));
@@ -165,40 +222,50 @@ impl Check<'_> {
         }
     }
 
-    /// Each unusual grant has a reason, and each reason a grant.
+    /// Each grant has a reason, and each reason a grant.
     fn grants(&mut self) {
         let component = self.component;
-        let mut unusual = BTreeSet::new();
-        if component.user == "root" {
-            unusual.insert("user");
-        }
-        if component.network == Network::Host {
-            unusual.insert("network");
-        }
-        for capability in &component.capabilities {
-            if CapabilitySet::named(capability).is_none() {
-                self.report("capabilities", capability, "unknown capability");
-            } else if !unusual.insert(capability) {
-                self.report("capabilities", capability, "is granted twice");
+        let mut seen = BTreeSet::new();
+        for grant in component.grants() {
+            let (key, name) = (grant.kind.key(), grant.name);
+            if !seen.insert((grant.kind, name)) {
+                self.report(key, name, "is granted twice");
+                continue;
             }
-        }
-        for grant in &unusual {
-            if component.why.get(*grant).is_none_or(|reason| reason.trim().is_empty()) {
-                let (key, value) = match *grant {
-                    "user" => ("user", "root"),
-                    "network" => ("network", "host"),
-                    capability => ("capabilities", capability),
+            if grant.kind == Kind::Capability && CapabilitySet::named(name).is_none() {
+                self.report(key, name, "unknown capability");
+                continue;
+            }
+            if grant.why.is_none() {
+                let reason = match grant.kind {
+                    Kind::User | Kind::Network | Kind::Namespace | Kind::Syscalls => format!("why.{key}"),
+                    Kind::Read | Kind::Write | Kind::Shared => format!("why.paths.{name:?}"),
+                    Kind::Group | Kind::Capability | Kind::Call | Kind::Listen => format!("why.{key}.{name}"),
                 };
-                self.report(key, value, format!("an unusual grant needs a reason: why.{grant}"));
+                let (key, name) = match grant.kind {
+                    // The servers are keys themselves.
+                    Kind::Call | Kind::Listen => (format!("{key}.{name}"), ""),
+                    _ => (key.to_owned(), name),
+                };
+                self.report(&key, name, format!("a grant needs a reason: {reason}"));
             }
         }
-        for reason in component.why.keys().filter(|reason| !unusual.contains(reason.as_str())) {
+        for reason in component.stale_reasons() {
             self.report(&format!("why.{reason}"), "", "is a reason for something that is not granted");
         }
-        for (key, paths) in [("paths.read", &component.paths.read), ("paths.write", &component.paths.write)] {
-            for path in paths.iter().filter(|path| !is_plain_absolute(path)) {
-                self.report(key, path, "must be an absolute path without .. or .");
-            }
+        if component.paths.host_root() && !component.namespaces.contains(&Namespace::Mount) {
+            self.report(
+                "namespaces",
+                "",
+                "without a mount namespace of its own, nothing hides what others own",
+            );
+        }
+    }
+
+    fn syscalls(&mut self, known: &Known<'_>) {
+        let policy = self.component.syscalls.as_deref().unwrap_or(self.name);
+        if policy != UNRESTRICTED && !(known.policy)(policy) {
+            self.report("syscalls", policy, format!("there is no supervisor/policy/{policy}.policy"));
         }
     }
 
@@ -218,9 +285,8 @@ impl Check<'_> {
                     "is set by the supervisor or changes how programs are loaded",
                 );
             }
-            let rest = value.value().replace("{run}", "").replace("{state}", "");
-            if rest.contains(['{', '}', '\0']) {
-                self.report(&key, value.value(), "the only templates are {run} and {state}");
+            if let Err(problem) = self.places.fill(value.value()) {
+                self.report(&key, value.value(), problem);
             }
         }
     }
@@ -257,9 +323,25 @@ impl Check<'_> {
                 format!("must be {LARGEST_BURST} at most"),
             );
         }
-        if component.limits.nofile < FEWEST_DESCRIPTORS {
-            let value = component.limits.nofile.to_string();
+        let limits = &component.limits;
+        if limits.nofile < FEWEST_DESCRIPTORS {
+            let value = limits.nofile.to_string();
             self.report("limits.nofile", &value, format!("must be {FEWEST_DESCRIPTORS} at least"));
+        }
+        if let Some(memory) = limits.memory
+            && memory.0 < LEAST_MEMORY
+        {
+            self.report(
+                "limits.memory",
+                &memory.0.to_string(),
+                format!("must be {LEAST_MEMORY} bytes at least"),
+            );
+        }
+        if limits.pids == Some(0) {
+            self.report("limits.pids", "0", "must be 1 at least");
+        }
+        if !CPU_WEIGHTS.contains(&limits.cpu_weight) {
+            self.report("limits.cpu_weight", &limits.cpu_weight.to_string(), "must be 1 to 10000");
         }
     }
 }
@@ -271,142 +353,5 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
-fn is_plain_absolute(path: &str) -> bool {
-    path.starts_with('/') && !path.contains('\0') && !path.split('/').any(|part| part == ".." || part == ".")
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::parse;
-    use super::*;
-
-    fn methods(server: &str) -> Option<Vec<&'static str>> {
-        proto::interface_of(server)
-            .map(|interface| interface.methods.iter().map(|method| method.name).collect())
-    }
-
-    const KNOWN: Known<'_> = Known { methods: &methods, accounts: None };
-
-    /// One component, `keyholder`, and what a test adds.
-    fn findings(more: &str) -> Vec<String> {
-        let text = format!(
-            "[component.keyholder]\nrank = 1\nexec = \"keyholder\"\nuser = \"edge-key\"\nready_timeout = \"10s\"\n\
-             drain = \"5s\"\n{more}"
-        );
-        let (manifest, findings) = parse("m", &text);
-        assert_eq!(findings, [], "{text}");
-        check("m", &manifest, &KNOWN).iter().map(ToString::to_string).collect()
-    }
-
-    const HUB: &str =
-        "[component.hub]\nexec = \"hub\"\nuser = \"hub\"\nready_timeout = \"1s\"\ndrain = \"1s\"\n";
-
-    #[test]
-    fn embedded_manifests_have_no_mistake() {
-        for side in [crate::cli::Side::Edge, crate::cli::Side::Cloud] {
-            let (manifest, findings) = parse(side.manifest_name(), side.manifest());
-            assert_eq!(findings, []);
-            assert_eq!(check(side.manifest_name(), &manifest, &KNOWN), []);
-        }
-    }
-
-    #[test]
-    fn call_to_an_equal_or_higher_rank_is_refused() {
-        assert_eq!(
-            findings(&format!("{HUB}rank = 1\ncalls = {{ keyholder = [\"Sign\"] }}")),
-            ["m: component hub: calls.keyholder: keyholder has rank 1: rank 1 may call lower ranks only"]
-        );
-    }
-
-    #[test]
-    fn call_to_itself_is_refused() {
-        assert!(findings("calls = { keyholder = [\"Sign\"] }")[0].contains("may call lower ranks only"));
-    }
-
-    #[test]
-    fn unknown_server_and_unknown_method_are_both_named() {
-        let found =
-            findings(&format!("{HUB}rank = 2\ncalls = {{ keyholder = [\"Steal\"], vault = [\"Open\"] }}"));
-        assert_eq!(
-            found,
-            [
-                "m: component hub: calls.keyholder = \"Steal\": no such method; there are PublicKey, Sign",
-                "m: component hub: calls.vault: there is no such component",
-            ]
-        );
-    }
-
-    #[test]
-    fn server_that_runs_in_one_mode_only_cannot_be_needed_always() {
-        let found =
-            findings(&format!("when = \"standalone\"\n{HUB}rank = 2\ncalls = {{ keyholder = [\"Sign\"] }}"));
-        assert_eq!(
-            found,
-            ["m: component hub: calls.keyholder: keyholder runs in standalone mode only, hub always"]
-        );
-    }
-
-    #[test]
-    fn unusual_grant_needs_a_reason() {
-        assert_eq!(
-            findings("capabilities = [\"CAP_CHOWN\"]\nnetwork = \"host\""),
-            [
-                "m: component keyholder: capabilities = \"CAP_CHOWN\": an unusual grant needs a reason: why.CAP_CHOWN",
-                "m: component keyholder: network = \"host\": an unusual grant needs a reason: why.network",
-            ]
-        );
-        assert_eq!(findings("capabilities = [\"CAP_CHOWN\"]\nwhy = { CAP_CHOWN = \"volumes\" }"), [""; 0]);
-    }
-
-    #[test]
-    fn reason_without_a_grant_is_stale() {
-        assert_eq!(
-            findings("why = { CAP_KILL = \"once\" }"),
-            ["m: component keyholder: why.CAP_KILL: is a reason for something that is not granted"]
-        );
-    }
-
-    #[test]
-    fn unknown_capability_is_refused() {
-        assert_eq!(
-            findings("capabilities = [\"CAP_ALL\"]"),
-            ["m: component keyholder: capabilities = \"CAP_ALL\": unknown capability"]
-        );
-    }
-
-    #[test]
-    fn two_components_may_not_share_a_user() {
-        let found = findings(&HUB.replace("user = \"hub\"", "user = \"edge-key\"\nrank = 2"));
-        assert!(found[0].contains("is also the user of hub"), "{found:?}");
-    }
-
-    #[test]
-    fn exec_with_a_path_is_refused() {
-        let found = findings(&HUB.replace("exec = \"hub\"", "exec = \"../hub\"\nrank = 2"));
-        assert!(found[0].contains("exec = \"../hub\""), "{found:?}");
-    }
-
-    #[test]
-    fn reserved_variables_and_unknown_templates_are_refused() {
-        let found = findings("env = { LD_PRELOAD = \"/x\", A = \"{home}/x\", B = \"{run}/x\" }");
-        assert_eq!(found.len(), 2, "{found:?}");
-    }
-
-    #[test]
-    fn impossible_numbers_are_refused() {
-        let found = findings(
-            "watchdog = \"100ms\"\nrestart = { floor = \"1m\", ceiling = \"1s\", burst = 1000 }\nlimits = { nofile = 3 }",
-        );
-        assert_eq!(found.len(), 4, "{found:?}");
-    }
-
-    #[test]
-    fn missing_accounts_are_named() {
-        let text = HUB.to_owned() + "rank = 1\ngroups = [\"staff\"]";
-        let (manifest, _) = parse("m", &text);
-        let nobody = |_: &str| false;
-        let known = Known { methods: &methods, accounts: Some(Accounts { user: &nobody, group: &nobody }) };
-        let found = check("m", &manifest, &known);
-        assert_eq!(found.iter().map(|f| f.value.as_str()).collect::<Vec<_>>(), ["hub", "staff"]);
-    }
-}
+mod tests;

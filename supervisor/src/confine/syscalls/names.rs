@@ -1,0 +1,83 @@
+//! Names of calls, of their arguments and of their values.
+
+use std::str::FromStr;
+
+/// Whether any architecture we build for has a call of that name. Some lack some: newer architectures have no `poll`.
+pub(super) fn is_call(name: &str) -> bool {
+    syscalls::x86_64::Sysno::from_str(name).is_ok()
+        || syscalls::aarch64::Sysno::from_str(name).is_ok()
+        || syscalls::riscv64::Sysno::from_str(name).is_ok()
+}
+
+/// Its number on this architecture; `None` where it does not exist.
+pub(super) fn call_number(name: &str) -> Option<i64> {
+    syscalls::Sysno::from_str(name).ok().map(|call| i64::from(call.id()))
+}
+
+/// Arguments that may be compared, by call: `int`s, or flags of which the kernel looks at the lower 32 bits only.
+const ARGUMENTS: &[(&str, &[(&str, u8)])] = &[
+    ("clone", &[("flags", 0)]),
+    ("fcntl", &[("command", 1)]),
+    ("ioctl", &[("request", 1)]),
+    ("madvise", &[("advice", 2)]),
+    ("mmap", &[("prot", 2), ("flags", 3)]),
+    ("mprotect", &[("prot", 2)]),
+    ("prctl", &[("option", 0)]),
+    ("setsockopt", &[("level", 1), ("name", 2)]),
+    ("socket", &[("domain", 0), ("type", 1), ("protocol", 2)]),
+    ("socketpair", &[("domain", 0), ("type", 1), ("protocol", 2)]),
+    ("tgkill", &[("signal", 2)]),
+];
+
+/// The place of a named argument.
+pub(super) fn argument(call: &str, name: &str) -> Result<u8, String> {
+    let known =
+        ARGUMENTS.iter().find(|(known, _)| *known == call).map_or(&[][..], |(_, arguments)| *arguments);
+    known.iter().find(|(known, _)| *known == name).map(|(_, place)| *place).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        format!("{call} has no argument {name} that may be compared; there are {names}")
+    })
+}
+
+macro_rules! constants {
+    ($($name:ident),+ $(,)?) => {
+        /// The C name's value on this architecture.
+        #[allow(
+            clippy::cast_sign_loss,
+            clippy::cast_possible_truncation,
+            clippy::unnecessary_cast,
+            trivial_numeric_casts,
+            reason = "bit patterns of at most 32 bits, of different C types"
+        )]
+        pub(super) fn constant(name: &str) -> Option<u32> {
+            Some(match name {
+                $(stringify!($name) => libc::$name as u32,)+
+                _ => return None,
+            })
+        }
+    };
+}
+
+constants![
+    AF_INET,
+    AF_INET6,
+    AF_NETLINK,
+    AF_UNIX,
+    CLONE_NEWUSER,
+    CLONE_THREAD,
+    FIONBIO,
+    MADV_DONTNEED,
+    MADV_FREE,
+    NETLINK_ROUTE,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_WRITE,
+    PR_SET_NAME,
+    PR_SET_VMA,
+    SIGABRT,
+    SOCK_DGRAM,
+    SOCK_RAW,
+    SOCK_STREAM,
+    TCGETS,
+];

@@ -1,0 +1,166 @@
+//! Which files a component gets to see: the list from which both the view and Landlock's rules are made.
+
+use std::path::{Path, PathBuf};
+
+use launch::{Access, Mount};
+
+use super::{Machine, Subject};
+use crate::manifest::Network;
+use crate::wiring;
+
+/// Libraries, and the loader that maps them into a program.
+const LIBRARIES: [&str; 4] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"];
+
+/// The dynamic loaders by their names in programs. Running a program opens its loader for execution, too.
+const LOADERS: [&str; 7] = [
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/ld-linux-aarch64.so.1",
+    "/lib/ld-linux-armhf.so.3",
+    "/lib/ld-linux-riscv64-lp64d.so.1",
+    "/lib/ld-musl-x86_64.so.1",
+    "/lib/ld-musl-aarch64.so.1",
+    "/lib/ld-musl-armhf.so.1",
+];
+
+/// What every program reads.
+const COMMON: [&str; 2] = ["/etc/ld.so.cache", "/etc/localtime"];
+
+const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+
+/// What names of hosts are looked up by, besides the resolver's own file, and the authorities that certificates of public
+/// services lead to. A file that is replaced is seen in its new form at the next start.
+const OUTBOUND: [&str; 8] = [
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/services",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/ssl/certs",
+    "/usr/share/ca-certificates",
+    "/etc/pki",
+];
+
+const RESOLVER: &str = "/etc/resolv.conf";
+
+/// Enough for what SQLite and libraries put into `/tmp`, and little enough for a device.
+const TMP_BYTES: u64 = 16 << 20;
+
+/// A file or folder of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shown {
+    path: PathBuf,
+    access: Access,
+    /// Code in it may be mapped.
+    libraries: bool,
+}
+
+/// What of the host a component sees.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    shown: Vec<Shown>,
+    /// Link and what it says.
+    links: Vec<(PathBuf, PathBuf)>,
+    hidden: Vec<PathBuf>,
+}
+
+impl Files {
+    pub(super) fn of(subject: &Subject<'_>, machine: &Machine<'_>) -> Self {
+        let Subject { name, component, places, .. } = *subject;
+        let mut files = Self { shown: Vec::new(), links: Vec::new(), hidden: Vec::new() };
+        for path in LIBRARIES {
+            files.shown.push(Shown { path: path.into(), access: Access::ReadOnly, libraries: true });
+        }
+        for path in COMMON {
+            files.show(path, Access::ReadOnly);
+        }
+        if matches!(component.network, Network::Outbound | Network::Host) {
+            for path in OUTBOUND {
+                files.show(path, Access::ReadOnly);
+            }
+            files.resolver(machine.resolver);
+        }
+        for (paths, access) in
+            [(&component.paths.read, Access::ReadOnly), (&component.paths.write, Access::ReadWrite)]
+        {
+            for path in paths.iter().filter_map(|path| places.fill(path).ok()) {
+                files.show(path, access);
+            }
+        }
+        files.show(subject.config, Access::ReadOnly);
+        for root in [&places.state, &places.run] {
+            files.show(root.join(name), Access::ReadWrite);
+            files.hidden.extend(subject.others.iter().map(|other| root.join(other)));
+        }
+        for server in component.calls.keys() {
+            files.show(wiring::path(&places.run, server, name), Access::ReadOnly);
+        }
+        files.show(wiring::notify_path(&places.run, name), Access::ReadOnly);
+        files
+    }
+
+    /// Once: what lies in a folder that is shown with the same access is there already.
+    fn show(&mut self, path: impl Into<PathBuf>, access: Access) {
+        let path = path.into();
+        let there = |shown: &Shown| path.starts_with(&shown.path) && shown.access == access;
+        if !self.shown.iter().any(there) {
+            self.shown.push(Shown { path, access, libraries: false });
+        }
+    }
+
+    /// Resolvers that are configured at run time replace the file: then its folder is shown, so that the new one is seen.
+    /// Only one of its own below `/run`, since a folder may hold more than it should.
+    fn resolver(&mut self, target: Option<&Path>) {
+        let folder = target.and_then(Path::parent).filter(|folder| {
+            let depth = folder.components().count();
+            folder.starts_with("/run") && depth > 2
+        });
+        match (target, folder) {
+            (Some(target), Some(folder)) => {
+                self.show(folder, Access::ReadOnly);
+                self.links.push((RESOLVER.into(), target.to_owned()));
+            }
+            _ => self.show(RESOLVER, Access::ReadOnly),
+        }
+    }
+
+    /// The mounts of a private root, parents before what lies in them.
+    pub(super) fn mounts(&self) -> Vec<Mount> {
+        let mut mounts: Vec<Mount> = self
+            .shown
+            .iter()
+            .map(|shown| Mount::Bind {
+                source: shown.path.clone(),
+                path: shown.path.clone(),
+                access: shown.access,
+                exec: shown.libraries,
+                optional: true,
+            })
+            .collect();
+        mounts.push(Mount::Tmpfs { path: "/tmp".into(), bytes: TMP_BYTES, mode: 0o1777 });
+        mounts.extend(DEVICES.map(|path| Mount::Device { path: path.into() }));
+        mounts.extend(
+            self.links
+                .iter()
+                .map(|(path, target)| Mount::Symlink { path: path.clone(), target: target.clone() }),
+        );
+        mounts.sort_by(|a, b| a.path().cmp(b.path()));
+        mounts
+    }
+
+    /// What hides other components' directories in the host's root.
+    pub(super) fn masks(&self) -> Vec<Mount> {
+        self.hidden.iter().map(|path| Mount::Mask { path: path.clone() }).collect()
+    }
+
+    /// The same for Landlock. Libraries are mapped, not run: only the loader is. The host's own `/tmp` is not granted.
+    pub(super) fn rules(&self, has_view: bool) -> Vec<(PathBuf, Access, bool)> {
+        let mut rules: Vec<_> =
+            self.shown.iter().map(|shown| (shown.path.clone(), shown.access, false)).collect();
+        rules.extend(LOADERS.map(|path| (path.into(), Access::ReadOnly, true)));
+        rules.extend(DEVICES.map(|path| (path.into(), Access::ReadWrite, false)));
+        if has_view {
+            rules.push(("/tmp".into(), Access::ReadWrite, false));
+        }
+        rules
+    }
+}
