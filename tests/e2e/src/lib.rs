@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, anyhow};
 use harness::{Cluster, Options, interrupt};
 
+pub mod chaos;
 pub mod pods;
 
 /// One behaviour, named for its outcome.
@@ -41,11 +42,45 @@ pub struct Suite {
 /// The variable that names the folder of the built programs.
 const BUILT: &str = "APIARY_BIN_DIR";
 
+/// Options that are followed by a value, with the variables that stand for them.
+const WITH_VALUE: [(&str, &str); 2] =
+    [("--minutes", "APIARY_CHAOS_MINUTES"), ("--seed", "APIARY_CHAOS_SEED")];
+
+/// The value of an option of the command line (`--seed 7`, `--seed=7`), or of the variable that stands for it.
+pub fn option(name: &str) -> Option<String> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let variable = WITH_VALUE.iter().find(|(option, _)| *option == name).map(|(_, variable)| variable);
+    value_of(name, &words).or_else(|| std::env::var(variable?).ok())
+}
+
+fn value_of(name: &str, words: &[String]) -> Option<String> {
+    let mut words = words.iter();
+    words
+        .find_map(|word| match word.strip_prefix(name)? {
+            "" => Some(None),
+            rest => rest.strip_prefix('=').map(|value| Some(value.to_owned())),
+        })?
+        .or_else(|| words.next().cloned())
+}
+
+/// What neither is an option nor belongs to one.
+fn filters(words: &[String]) -> Vec<&str> {
+    let mut filters = Vec::new();
+    let mut words = words.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        if WITH_VALUE.iter().any(|(option, _)| *option == word) {
+            words.next();
+        } else if !word.starts_with("--") {
+            filters.push(word);
+        }
+    }
+    filters
+}
+
 /// Runs the suite as the command line says: words filter by name, `--list` only lists.
 pub fn run(suite: &Suite) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let filters: Vec<&str> =
-        words.iter().map(String::as_str).filter(|word| !word.starts_with("--")).collect();
+    let filters = filters(&words);
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter));
     if words.iter().any(|word| word == "--list") {
         let lone = suite.lone.iter().map(|case| case.0.to_owned());
@@ -150,5 +185,26 @@ impl Tally {
         }
         println!("\ntest result: {verdict}. {} passed; {} failed; 0 ignored", self.passed, self.failed.len());
         if self.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn value_of_an_option_is_no_filter() {
+        assert_eq!(filters(&words("load --minutes 60 kill --list --seed=7")), ["load", "kill"]);
+    }
+
+    #[test]
+    fn option_is_given_in_either_way() {
+        assert_eq!(value_of("--seed", &words("--minutes 60 --seed 7")), Some("7".to_owned()));
+        assert_eq!(value_of("--minutes", &words("--minutes=0.5 --seed 7")), Some("0.5".to_owned()));
+        assert_eq!(value_of("--minutes", &words("--seed 7 --minutes")), None);
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! Nothing here is asynchronous: the tests read top to bottom, and what they wait for is another process.
 
+mod ceiling;
 pub mod clean;
 mod cluster;
 mod command;
@@ -20,9 +21,11 @@ pub mod pods;
 mod slot;
 mod supervisor;
 pub mod users;
+mod victim;
 mod wait;
 mod watch;
 
+pub use ceiling::MemoryCeiling;
 pub use cluster::{Cluster, EDGE_NODE, Options};
 pub use command::{Run, run};
 pub use containerd::Containerd;
@@ -30,5 +33,6 @@ pub use figure::Figure;
 pub use images::BUSYBOX;
 pub use slot::Slot;
 pub use supervisor::{Back, Component, Side, Supervisor};
+pub use victim::Victim;
 pub use wait::until;
 pub use watch::{PodEvent, PodWatch, is_ready};

@@ -68,6 +68,10 @@ pub struct Component {
     pub last_exit: String,
     /// What it last said of itself.
     pub status_text: String,
+    /// How often it was ended for reaching its memory ceiling.
+    pub memory_kills: u64,
+    /// How often it was killed for being silent or late.
+    pub hang_kills: u64,
 }
 
 /// A component that was killed and is back.
@@ -155,6 +159,11 @@ impl Supervisor {
     /// Which side it is.
     pub fn side(&self) -> Side {
         self.side
+    }
+
+    /// From its next start on it runs this manifest instead of its own.
+    pub fn use_manifest(&mut self, path: &Path) {
+        self.extra.extend(["--manifest".to_owned(), path.display().to_string()]);
     }
 
     /// Its command line without the program.
