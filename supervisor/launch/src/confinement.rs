@@ -258,6 +258,7 @@ pub enum Access {
 ///
 /// A kernel with an older ABI holds less of it: see [`Support`](crate::Support) for what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent restrictions, each named where it is set")]
 pub struct Landlock {
     /// Whether files are restricted to `rules`. A domain that restricts files forbids `mount(2)` as well.
     pub files: bool,

@@ -41,11 +41,11 @@ fn exec_keeping(
     let pointers = |strings: &[CString]| -> Vec<_> {
         strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
     };
-    let (argv, envp) = (pointers(&args), pointers(&env));
+    let (arg_list, env_list) = (pointers(&args), pointers(&env));
     let _kept = Kept::new(keep)?;
     // SAFETY: `program` is NUL-terminated; both arrays end with a null pointer, and what they point to lives in `args`
     // and `env`.
-    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    unsafe { libc::execve(program.as_ptr(), arg_list.as_ptr(), env_list.as_ptr()) };
     Err(io::Error::last_os_error())
 }
 

@@ -4,12 +4,10 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::ptr;
 
-use crate::{
-    Access, CapabilitySet, Filter, Identity, Instruction, Landlock, Launch, Limit, Namespaces, view,
-};
+use crate::{CapabilitySet, Filter, Identity, Instruction, Landlock, Launch, Limit, Namespaces, view};
 
 pub(crate) const LISTEN_PID: &[u8] = b"LISTEN_PID=";
 /// Digits of the largest pid (2^22 on 64-bit kernels, `i32::MAX` by type).
@@ -45,14 +43,10 @@ pub(crate) struct Prepared {
     pub(crate) parent: libc::pid_t,
 }
 
-/// A [`Landlock`] with its paths laid out.
+/// A [`Landlock`] with its paths laid out, in the order of its rules.
 pub(crate) struct Domain {
-    pub(crate) files: bool,
-    pub(crate) rules: Vec<(CString, Access, bool)>,
-    pub(crate) bind_tcp: bool,
-    pub(crate) connect_tcp: bool,
-    pub(crate) scope_signals: bool,
-    pub(crate) scope_abstract: bool,
+    pub(crate) asked: Landlock,
+    pub(crate) paths: Vec<CString>,
 }
 
 impl Prepared {
@@ -121,16 +115,9 @@ impl Prepared {
 }
 
 impl Domain {
-    fn new(landlock: &Landlock) -> io::Result<Self> {
-        let rule = |(below, access, exec): &(PathBuf, Access, bool)| Ok((path(below)?, *access, *exec));
-        Ok(Self {
-            files: landlock.files,
-            rules: landlock.rules.iter().map(rule).collect::<io::Result<_>>()?,
-            bind_tcp: landlock.bind_tcp,
-            connect_tcp: landlock.connect_tcp,
-            scope_signals: landlock.scope_signals,
-            scope_abstract: landlock.scope_abstract,
-        })
+    pub(crate) fn new(landlock: &Landlock) -> io::Result<Self> {
+        let paths = landlock.rules.iter().map(|(below, ..)| path(below)).collect::<io::Result<_>>()?;
+        Ok(Self { asked: landlock.clone(), paths })
     }
 }
 

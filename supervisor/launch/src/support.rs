@@ -9,6 +9,7 @@ use crate::{BlockedSignals, Namespaces};
 
 /// What this kernel, with the rights this process has now, can do for a [`Confinement`](crate::Confinement).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent mechanisms")]
 pub struct Support {
     /// Landlock's ABI version; 0 without Landlock. 1: files; 2: renames between directories; 3: truncation; 4: TCP;
     /// 5: device ioctls; 6: signals and abstract Unix sockets.

@@ -1,59 +1,14 @@
 //! Real children. They run `/bin/sh`; the one that needs root says so when it cannot run.
 
-use std::ffi::OsString;
+mod common;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 
-use launch::{CapabilitySet, Child, Error, Identity, Inherited, Launch, Limit, Step, launch};
+use common::{is_root, output, shell, step_of};
+use launch::{CapabilitySet, Error, Identity, Inherited, Limit, Step, launch};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
-
-fn shell(script: &str) -> Launch<'static> {
-    Launch {
-        component: "probe",
-        exec: PathBuf::from("/bin/sh"),
-        argv0: "probe",
-        args: vec!["-c".into(), script.into()],
-        env: vec![("PATH", OsString::from("/usr/bin:/bin"))],
-        inherited: Vec::new(),
-        identity: None,
-        capabilities: CapabilitySet::EMPTY,
-        limits: Vec::new(),
-        confinement: launch::Confinement::default(),
-    }
-}
-
-/// Everything the child writes, and its exit code.
-fn finish(child: Child) -> (String, Option<i32>) {
-    let mut text = String::new();
-    File::from(child.output).read_to_string(&mut text).expect("output is text");
-    let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)
-        .expect("the child is ours")
-        .expect("it has ended");
-    (text, status.exit_status())
-}
-
-fn output(plan: &Launch<'_>) -> String {
-    let (text, code) = finish(launch(plan).expect("launch"));
-    assert_eq!(code, Some(0), "{text}");
-    text
-}
-
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("not run: needs root");
-    }
-    root
-}
-
-fn step_of(result: Result<Child, Error>) -> (Step, std::io::Error) {
-    match result {
-        Err(Error::Step { step, source, .. }) => (step, source),
-        other => panic!("expected a failed step, got {other:?}"),
-    }
-}
 
 #[test]
 fn environment_is_exactly_what_was_given() {

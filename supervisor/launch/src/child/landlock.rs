@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::path::{self, Kind};
 use super::{Failure, check};
 use crate::prepared::Domain;
-use crate::{Access, Step};
+use crate::{Access, Landlock, Step};
 
 const CREATE_RULESET_VERSION: libc::c_uint = 1;
 const RULE_PATH_BENEATH: libc::c_int = 1;
@@ -67,7 +67,7 @@ pub(crate) fn abi() -> u32 {
 
 pub(super) fn restrict(domain: &Domain) -> Result<(), Failure> {
     let abi = abi();
-    let ruleset = attributes(domain, abi);
+    let ruleset = attributes(&domain.asked, abi);
     // The kernel refuses an empty set, and only an old one, asked for TCP or scopes alone, comes to that.
     if abi != 0 && ruleset.files | ruleset.tcp | ruleset.scopes == 0 {
         return Ok(());
@@ -85,7 +85,8 @@ pub(super) fn restrict(domain: &Domain) -> Result<(), Failure> {
     let fd = RawFd::try_from(fd).map_err(|_| Failure::new(Step::Landlock, Errno::BADF))?;
     // SAFETY: the call just made this descriptor, and nobody else knows it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    for (n, (below, access, exec)) in domain.rules.iter().enumerate().filter(|_| domain.files) {
+    let rules = domain.asked.rules.iter().zip(&domain.paths).enumerate();
+    for (n, ((_, access, exec), below)) in rules.filter(|_| domain.asked.files) {
         let place = match path::resolve(below) {
             // What is not there or cannot be reached needs no permission.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => continue,
@@ -112,7 +113,7 @@ pub(super) fn restrict(domain: &Domain) -> Result<(), Failure> {
     Ok(())
 }
 
-fn attributes(domain: &Domain, abi: u32) -> RulesetAttributes {
+fn attributes(domain: &Landlock, abi: u32) -> RulesetAttributes {
     let bit = |set: bool, bit: u64| if set { bit } else { 0 };
     let newest = FILE_RIGHTS[FILE_RIGHTS.len() - 1];
     let known = (abi as usize).checked_sub(1).map_or(0, |n| *FILE_RIGHTS.get(n).unwrap_or(&newest));
@@ -141,7 +142,7 @@ fn rights(access: Access, exec: bool, kind: Kind) -> u64 {
 mod tests {
     use super::*;
 
-    const ALL: Domain = Domain {
+    const ALL: Landlock = Landlock {
         files: true,
         rules: Vec::new(),
         bind_tcp: false,
