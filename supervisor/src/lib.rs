@@ -18,6 +18,7 @@ pub mod cli;
 pub mod confine;
 pub mod control;
 pub mod dirs;
+pub mod exposure;
 pub mod links;
 pub mod logs;
 pub mod manifest;
