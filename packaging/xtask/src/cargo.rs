@@ -18,6 +18,8 @@ pub(crate) enum Profile {
     Release,
     /// Optimised, but without the link-time optimisation that takes minutes on two cores: for the suites.
     Tested,
+    /// Not optimised, as the unit tests are: for what runs once.
+    Dev,
 }
 
 impl Profile {
@@ -25,7 +27,13 @@ impl Profile {
         match self {
             Self::Release => "release",
             Self::Tested => "tested",
+            Self::Dev => "dev",
         }
+    }
+
+    /// Below the target directory.
+    fn folder(self) -> &'static str {
+        if self == Self::Dev { "debug" } else { self.name() }
     }
 }
 
@@ -45,18 +53,27 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Builds the programs and returns the folder they are in.
+/// Builds the programs of an installation and returns the folder they are in.
 pub(crate) fn build(progress: &Progress, profile: Profile) -> Result<PathBuf> {
-    let folder = target_folder()?.join(profile.name());
+    build_packages(progress, "the programs", &PACKAGES, profile)
+}
+
+/// Builds the programs of these packages and returns the folder they are in.
+pub(crate) fn build_packages(
+    progress: &Progress,
+    what: &str,
+    packages: &[&str],
+    profile: Profile,
+) -> Result<PathBuf> {
     let mut arguments = vec!["build", "--profile", profile.name(), "--bins"];
-    for package in PACKAGES {
+    for package in packages {
         arguments.extend(["--package", package]);
     }
     if !progress.is_terminal() {
         arguments.push("--quiet");
     }
-    progress.noisy_step(&format!("building the programs ({})", profile.name()), || run(&arguments))?;
-    Ok(folder)
+    progress.noisy_step(&format!("building {what} ({})", profile.name()), || run(&arguments))?;
+    Ok(target_folder()?.join(profile.folder()))
 }
 
 /// The target directory this program was built in: `<target>/<profile>/xtask`.

@@ -18,7 +18,7 @@ const POD: &str = "web-0";
 pub(crate) fn run(progress: &Progress, check: bool) -> Result<()> {
     let began = Instant::now();
     let mut timings = Timings::default();
-    timings.take("install_ms", || distribution::ensure(progress))?;
+    timings.take("install_ms", || distribution::ensure_cluster(progress))?;
     let built = timings.take("build_ms", || cargo::build(progress, Profile::Release))?;
     let mut cluster = timings.take("containerd_ms", || {
         progress.step("starting containerd with its own state", || Cluster::prepare(&Options::new(built)))
@@ -97,6 +97,7 @@ It runs. Look around from another terminal:
   curl http://{address}:8080/env
   kubectl edit configmap app-config      # then: curl http://{address}:8080/cfg/greeting
   edgectl --socket {edge} status
+  edgectl --socket {edge} privileges
   cloudctl --socket {cloud} status
   kill -9 any of their processes         # and look again
 

@@ -10,8 +10,11 @@ use crate::progress::Progress;
 /// A mirror may be slow, and kubectl is a large package.
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// What must be there, how to see that it is, and the Debian package that brings it.
-const NEEDS: [(&str, &str); 11] = [
+/// A program or file that must be there, and the Debian package that brings it.
+type Need = (&'static str, &'static str);
+
+/// What a cluster on one machine needs, and building its programs.
+const CLUSTER: [Need; 11] = [
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),
@@ -25,10 +28,23 @@ const NEEDS: [(&str, &str); 11] = [
     ("openssl", "openssl"),
 ];
 
-/// Installs the packages of what is missing.
-pub(crate) fn ensure(progress: &Progress) -> Result<()> {
+/// libFuzzer's runtime is C++.
+const FUZZING: [Need; 1] = [("c++", "g++")];
+
+/// Installs what is missing for a cluster, which needs root in any case.
+pub(crate) fn ensure_cluster(progress: &Progress) -> Result<()> {
     machine::require_root()?;
-    let missing = missing();
+    ensure(progress, &CLUSTER)
+}
+
+/// Installs what is missing for fuzzing.
+pub(crate) fn ensure_fuzzing(progress: &Progress) -> Result<()> {
+    ensure(progress, &FUZZING)
+}
+
+/// Installs the packages of what is missing. Only that needs root, and without it apt-get says so.
+fn ensure(progress: &Progress, needs: &[Need]) -> Result<()> {
+    let missing = missing(needs);
     if missing.is_empty() {
         return Ok(());
     }
@@ -50,9 +66,9 @@ pub(crate) fn ensure(progress: &Progress) -> Result<()> {
     })
 }
 
-fn missing() -> Vec<&'static str> {
+fn missing(needs: &[Need]) -> Vec<&'static str> {
     let mut packages: Vec<&str> =
-        NEEDS.into_iter().filter(|(what, _)| !is_there(what)).map(|(_, package)| package).collect();
+        needs.iter().filter(|(what, _)| !is_there(what)).map(|(_, package)| *package).collect();
     packages.dedup();
     packages
 }

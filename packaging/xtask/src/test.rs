@@ -1,12 +1,15 @@
 //! `cargo xtask test`: the suites, and one line of verdict for each.
 
+mod fuzz;
+mod manifest;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use harness::{interrupt, machine};
 
 use crate::cargo::{self, Profile};
@@ -25,12 +28,63 @@ pub(crate) enum Suite {
     Clippy,
     /// Licences, sources and banned crates of all dependencies
     Deny,
+    /// The supervisor's own check of both built-in manifests and their policies
+    Manifest,
+    /// The checked-in Rust of proto/ is what its files say
+    Generated,
     /// Tests inside the crates; need no root
     Unit,
+    /// Decoders of outside bytes against made-up ones, a few seconds each
+    Fuzz,
+    /// What a probe can reach under each component's profile
+    Sandbox,
     /// Real kubectl and containerd against the built programs
     E2e,
-    /// Every process killed in turn while pods run and start
+    /// Processes killed, stopped, slowed and starved while pods run and start
     Chaos,
+}
+
+impl Suite {
+    fn name(self) -> String {
+        self.to_possible_value().expect("no suite is hidden").get_name().to_owned()
+    }
+}
+
+/// What to run, and how.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Choice {
+    /// Suites to run, in the order of `--list` whatever the order here
+    suites: Vec<Suite>,
+    /// List the suites
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Run only the cases of sandbox, e2e and chaos whose name contains this
+    #[arg(long, value_name = "WORD")]
+    only: Option<String>,
+    /// How long chaos does harm at random [default: 3]
+    #[arg(long, value_name = "N")]
+    minutes: Option<f64>,
+    /// Repeats the order of a chaos run, which prints its number
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+}
+
+impl Choice {
+    /// What needs no root and no cluster, and no more than building.
+    pub(crate) fn of_check() -> Self {
+        let suites = vec![Suite::Fmt, Suite::Clippy, Suite::Deny, Suite::Manifest, Suite::Generated];
+        Self { suites, ..Self::default() }
+    }
+
+    /// What the program of a suite is told.
+    fn words(&self, suite: Suite) -> Vec<String> {
+        let mut words = Vec::from_iter(self.only.clone());
+        if suite == Suite::Chaos {
+            words.extend(self.minutes.map(|minutes| format!("--minutes={minutes}")));
+            words.extend(self.seed.map(|seed| format!("--seed={seed}")));
+        }
+        words
+    }
 }
 
 /// How many tests a suite ran. A suite without countable tests is one.
@@ -40,21 +94,28 @@ struct Counts {
     failed: usize,
 }
 
+impl Counts {
+    fn add(&mut self, more: Self) {
+        self.passed += more.passed;
+        self.failed += more.failed;
+    }
+}
+
 /// Prints the suites and what they are.
 pub(crate) fn list() {
     for suite in Suite::value_variants() {
         let value = suite.to_possible_value().expect("no suite is hidden");
-        println!("{:<8} {}", value.get_name(), value.get_help().map(ToString::to_string).unwrap_or_default());
+        println!("{:<9} {}", value.get_name(), value.get_help().map(ToString::to_string).unwrap_or_default());
     }
 }
 
 /// Runs the suites (all when none is named) to the end whatever fails, and returns whether all passed.
-pub(crate) fn run(progress: &Progress, wanted: &[Suite], only: Option<&str>) -> Result<bool> {
-    let wanted = |suite: &Suite| wanted.is_empty() || wanted.contains(suite);
+pub(crate) fn run(progress: &Progress, choice: &Choice) -> Result<bool> {
+    let wanted = |suite: &Suite| choice.suites.is_empty() || choice.suites.contains(suite);
     let suites: Vec<Suite> = Suite::value_variants().iter().copied().filter(wanted).collect();
     let mut built = None;
     if suites.iter().any(|suite| needs_cluster(*suite)) {
-        distribution::ensure(progress)?;
+        distribution::ensure_cluster(progress)?;
     }
     let mut verdicts = Vec::new();
     for suite in suites {
@@ -62,9 +123,9 @@ pub(crate) fn run(progress: &Progress, wanted: &[Suite], only: Option<&str>) -> 
             break;
         }
         let began = Instant::now();
-        let name = suite.to_possible_value().expect("no suite is hidden").get_name().to_owned();
+        let name = suite.name();
         eprintln!("── {name}");
-        let counts = run_suite(progress, suite, only, &mut built).unwrap_or_else(|error| {
+        let counts = run_suite(progress, suite, choice, &mut built).unwrap_or_else(|error| {
             eprintln!("{name}: {error:#}");
             Counts { passed: 0, failed: 1 }
         });
@@ -75,25 +136,25 @@ pub(crate) fn run(progress: &Progress, wanted: &[Suite], only: Option<&str>) -> 
     for (name, counts, seconds) in verdicts {
         let verdict = if counts.failed == 0 { "ok" } else { "FAILED" };
         println!(
-            "{name:<8} {verdict:<6} {:>4} passed {:>3} failed {seconds:>7.1} s",
+            "{name:<9} {verdict:<6} {:>4} passed {:>3} failed {seconds:>7.1} s",
             counts.passed, counts.failed
         );
-        sum.passed += counts.passed;
-        sum.failed += counts.failed;
+        sum.add(counts);
     }
     interrupt::check()?;
     println!("{} passed, {} failed", sum.passed, sum.failed);
     Ok(sum.failed == 0)
 }
 
+/// Whether it runs the built programs as root. The sandbox suite needs no containers, but is not worth a list of its own.
 fn needs_cluster(suite: Suite) -> bool {
-    matches!(suite, Suite::E2e | Suite::Chaos)
+    matches!(suite, Suite::Sandbox | Suite::E2e | Suite::Chaos)
 }
 
 fn run_suite(
     progress: &Progress,
     suite: Suite,
-    only: Option<&str>,
+    choice: &Choice,
     built: &mut Option<PathBuf>,
 ) -> Result<Counts> {
     match suite {
@@ -106,15 +167,20 @@ fn run_suite(
             .args(["--all-features", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
             .current_dir(machine::repository())),
         Suite::Unit => counted(cargo::command().args(["test", "--quiet", "--workspace", "--no-fail-fast"])),
-        Suite::E2e | Suite::Chaos => {
+        Suite::Manifest => manifest::run(progress),
+        Suite::Generated => counted(cargo::command().args(["test", "--quiet", "--package", "proto-codegen"])),
+        Suite::Fuzz => fuzz::run(progress),
+        Suite::Sandbox | Suite::E2e | Suite::Chaos => {
             let built = match built {
                 Some(folder) => folder,
                 None => built.insert(cargo::build(progress, Profile::Tested)?),
             };
-            let name = if suite == Suite::E2e { "e2e" } else { "chaos" };
+            let name = suite.name();
+            // Each is a program of its own; the chaos suite lives with what it shares.
+            let package = if suite == Suite::Sandbox { "sandbox" } else { "e2e" };
             let mut cargo = cargo::command();
-            cargo.args(["test", "--quiet", "--package", "e2e", "--test", name, "--"]).args(only);
-            counted(cargo.env("APIARY_BIN_DIR", built))
+            cargo.args(["test", "--quiet", "--package", package, "--test", &name, "--"]);
+            counted(cargo.args(choice.words(suite)).env("APIARY_BIN_DIR", built))
         }
     }
 }
@@ -133,9 +199,7 @@ fn counted(command: &mut Command) -> Result<Counts> {
     let output = child.stdout.take().context("its output is a pipe")?;
     let mut counts = Counts::default();
     for line in BufReader::new(output).lines().map_while(Result::ok) {
-        let of_program = verdict(&line).unwrap_or_default();
-        counts.passed += of_program.passed;
-        counts.failed += of_program.failed;
+        counts.add(verdict(&line).unwrap_or_default());
         // Every crate without documentation tests says so in four lines; they would bury the rest.
         let says_nothing =
             line.is_empty() || line == "running 0 tests" || line.starts_with("test result: ok. 0 passed");
@@ -179,6 +243,13 @@ fn cargo_deny(progress: &Progress) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_chaos_is_told_how_long() {
+        let choice = Choice { only: Some("kill".into()), minutes: Some(60.0), ..Choice::default() };
+        assert_eq!(choice.words(Suite::Chaos), ["kill", "--minutes=60"]);
+        assert_eq!(choice.words(Suite::E2e), ["kill"]);
+    }
 
     #[test]
     fn last_line_of_a_test_program_is_counted() {

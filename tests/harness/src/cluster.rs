@@ -39,6 +39,11 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("cloudctl", "edgectl"),
 ];
 
+/// The name of every program of an installation.
+pub fn program_names() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.into_iter().map(|(name, _)| name)
+}
+
 /// How long one HTTP exchange with a pod may take.
 const HTTP_LIMIT: Duration = Duration::from_secs(5);
 

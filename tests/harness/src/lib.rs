@@ -26,7 +26,7 @@ mod wait;
 mod watch;
 
 pub use ceiling::MemoryCeiling;
-pub use cluster::{Cluster, EDGE_NODE, Options};
+pub use cluster::{Cluster, EDGE_NODE, Options, program_names};
 pub use command::{Run, run};
 pub use containerd::Containerd;
 pub use figure::Figure;
