@@ -46,7 +46,7 @@ const NAMES: [&str; 41] = [
 ];
 
 /// CAP_SETPCAP's number.
-const SETPCAP: usize = 8;
+pub(crate) const SETPCAP: usize = 8;
 
 /// A set of Linux capabilities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -88,14 +88,14 @@ fn steps(plan: &mut Prepared) -> Result<std::convert::Infallible, Failure> {
         view::apply(view)?;
     }
     limits(plan)?;
-    if plan.identity.is_some() {
-        credentials::identity(plan)?;
+    if let Some(user) = &plan.user {
+        credentials::become_user(user)?;
         die_with_parent(plan.parent)?;
     }
     if plan.keyring {
         keyring()?;
     }
-    if plan.identity.is_some() {
+    if plan.user.is_some() {
         credentials::bounding_set(plan)?;
     }
     credentials::capabilities(plan)?;

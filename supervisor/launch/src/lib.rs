@@ -4,22 +4,32 @@
 //! [`Launch`] comes from a checked manifest. What keeps it safe: everything is allocated before `fork`, the child makes
 //! only system calls that are allowed between `fork` and `exec` (`signal-safety(7)`), and it does nothing else.
 //!
-//! The launch sequence. The code in `child.rs` goes in the same order; a step that fails is reported by name.
+//! The launch sequence. The code in `child.rs` goes in the same order; a step that fails is reported by name. Steps 4, 5,
+//! 6, 9, 12, 13 and 15 are taken where the [`Confinement`] asks for them; whether the kernel can is [`Support`]'s answer.
 //!
 //! 1. new session, `/` as working directory, umask 022
 //! 2. parent-death signal (SIGKILL), so that no component outlives its supervisor
 //! 3. descriptors: standard input from `/dev/null`, output and errors to the supervisor, the inherited ones from 3 on,
 //!    everything else closed
-//! 4. *cgroup* — its place; not here yet
-//! 5. *namespaces (mount, ipc, uts, net, user), private `/tmp`, read-only root, own state directory* — their place
-//! 6. resource limits
-//! 7. supplementary groups, group id, user id
-//! 8. the parent-death signal again: a change of user clears it; then the check that the parent is still there
-//! 9. capabilities: bounding set, permitted and inheritable, ambient; what is not granted is gone
-//! 10. `no_new_privs`
-//! 11. *Landlock*, then *seccomp* — their place
-//! 12. signal dispositions and mask back to the default
-//! 13. exec
+//! 4. control groups: from here on, what it uses counts as its own
+//! 5. namespaces: mount, ipc, uts, net
+//! 6. the file system view: a private read-only root with what was granted, or the host's with parts hidden
+//! 7. resource limits
+//! 8. supplementary groups, group id, user id; then the parent-death signal again, since a change of user clears it, and
+//!    the check that the parent is still there
+//! 9. a session keyring of the new user's
+//! 10. capabilities: bounding set, permitted and inheritable, ambient; what is not granted is gone, and secure bits keep
+//!     user id 0 from meaning anything
+//! 11. `no_new_privs`
+//! 12. no memory both writable and executable
+//! 13. Landlock
+//! 14. signal dispositions and mask back to the default
+//! 15. system call filters
+//! 16. exec
+//!
+//! The order follows from what each step needs: mounts need capabilities, so they come before the change of user;
+//! Landlock and filters need none but `no_new_privs`, so they come last, and the filters need not let the steps before
+//! them pass.
 //!
 //! The thread that calls [`launch`] is the parent in the sense of step 2: when it ends, the child is killed. Call it from
 //! the main thread.
@@ -117,8 +127,8 @@ pub struct Child {
 
 /// Starts the process and returns once it runs its program, or says which step failed.
 ///
-/// Blocks for as long as the kernel takes to run the steps and open the program file (well under a millisecond from the
-/// page cache).
+/// Blocks for as long as the kernel takes to run the steps and open the program file: about 0.2 ms for a plain one, 1.5 ms
+/// with every step (`examples/cost.rs`).
 pub fn launch(plan: &Launch<'_>) -> Result<Child, Error> {
     let prepare = |what: &'static str| {
         move |source: io::Error| Error::Prepare { component: plan.component.to_owned(), what, source }

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
+use rustix::process::{Gid, Uid};
+
 use crate::{CapabilitySet, Filter, Identity, Instruction, Landlock, Launch, Limit, Namespaces, view};
 
 pub(crate) const LISTEN_PID: &[u8] = b"LISTEN_PID=";
@@ -33,7 +35,7 @@ pub(crate) struct Prepared {
     pub(crate) status: RawFd,
     pub(crate) namespaces: Namespaces,
     pub(crate) view: Option<view::Plan>,
-    pub(crate) identity: Option<Identity>,
+    pub(crate) user: Option<User>,
     pub(crate) keyring: bool,
     pub(crate) capabilities: CapabilitySet,
     pub(crate) limits: Vec<(Limit, u64)>,
@@ -41,6 +43,13 @@ pub(crate) struct Prepared {
     pub(crate) landlock: Option<Domain>,
     pub(crate) filters: Vec<Vec<Instruction>>,
     pub(crate) parent: libc::pid_t,
+}
+
+/// An [`Identity`] in the kernel's types.
+pub(crate) struct User {
+    pub(crate) uid: Uid,
+    pub(crate) gid: Gid,
+    pub(crate) groups: Vec<Gid>,
 }
 
 /// A [`Landlock`] with its paths laid out, in the order of its rules.
@@ -102,7 +111,7 @@ impl Prepared {
             status: status.as_raw_fd(),
             namespaces: confinement.namespaces,
             view: confinement.view.as_ref().map(view::Plan::new).transpose()?,
-            identity: plan.identity.clone(),
+            user: plan.identity.as_ref().map(User::new).transpose()?,
             keyring: confinement.keyring,
             capabilities: plan.capabilities,
             limits: plan.limits.clone(),
@@ -110,6 +119,20 @@ impl Prepared {
             landlock: confinement.landlock.as_ref().map(Domain::new).transpose()?,
             filters: confinement.filters.iter().map(program).collect::<io::Result<_>>()?,
             parent: rustix::process::getpid().as_raw_nonzero().get(),
+        })
+    }
+}
+
+impl User {
+    fn new(identity: &Identity) -> io::Result<Self> {
+        // To the kernel, all ones means "leave it as it is".
+        if identity.groups.iter().chain([&identity.uid, &identity.gid]).any(|id| *id == u32::MAX) {
+            return Err(invalid("4294967295 is no user or group"));
+        }
+        Ok(Self {
+            uid: Uid::from_raw(identity.uid),
+            gid: Gid::from_raw(identity.gid),
+            groups: identity.groups.iter().copied().map(Gid::from_raw).collect(),
         })
     }
 }

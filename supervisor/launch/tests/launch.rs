@@ -129,6 +129,15 @@ fn argument_with_a_nul_byte_is_refused_before_the_fork() {
 }
 
 #[test]
+fn user_that_means_no_change_is_refused_before_the_fork() {
+    for (uid, gid, group) in [(u32::MAX, 1, 1), (1, u32::MAX, 1), (1, 1, u32::MAX)] {
+        let mut plan = shell("");
+        plan.identity = Some(Identity { uid, gid, groups: vec![group] });
+        assert!(matches!(launch(&plan), Err(Error::Prepare { .. })));
+    }
+}
+
+#[test]
 fn limit_above_the_hard_limit_fails_at_its_step() {
     let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     if hard == u64::MAX {

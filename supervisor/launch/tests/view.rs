@@ -4,14 +4,22 @@ mod common;
 
 use std::fs::File;
 use std::os::unix::fs::{lchown, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{
-    allow, bind, finish, in_own_mount_namespace, is_root, nobody, output, place, private, shell, step_of,
+    DONE, allow, bind, finish, in_own_mount_namespace, is_root, nobody, output, place, private, probe, said,
+    shell, step_of,
 };
 use launch::{Access, CapabilitySet, Error, Identity, Launch, Mount, Namespaces, Root, Step, View, launch};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+
+/// Not a test: what the launched copies of this program do.
+#[test]
+fn probe_task() {
+    common::probe::run();
+}
 
 #[test]
 fn process_sees_only_what_was_granted() {
@@ -312,20 +320,49 @@ fn missing_staging_directory_fails_the_view() {
 }
 
 #[test]
-fn host_does_not_see_a_private_root() {
+fn host_whose_mounts_are_shared_does_not_see_the_views() {
     if !is_root() {
         return;
     }
     let place = place();
-    let before = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-    let mut plan = shell("true");
-    private(&mut plan, place.path(), []);
-    output(&plan);
-    let here = place.path().to_string_lossy().into_owned();
-    let ours = |mounts: &str| mounts.lines().filter(|line| line.contains(&here)).count();
-    assert_eq!(ours(&before), 0);
-    assert_eq!(ours(&std::fs::read_to_string("/proc/self/mountinfo").expect("mounts")), 0);
+    std::fs::create_dir(place.path().join("masked")).expect("directory");
+    let mut within = shell("true");
+    private(&mut within, place.path(), [Mount::Tmpfs { path: "/tmp".into(), bytes: 4096, mode: 0o1777 }]);
+    let masked = host("true", Vec::new(), vec![Mount::Mask { path: place.path().join("masked") }]);
+    in_own_mount_namespace(|| {
+        // As systemd leaves them.
+        rustix::mount::mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)
+            .expect("share");
+        let mounts = || std::fs::read_to_string("/proc/thread-self/mountinfo").expect("mounts");
+        let before = mounts();
+        output(&within);
+        output(&masked);
+        assert_eq!(mounts(), before);
+    });
     assert_eq!(std::fs::read_dir(place.path().join("staging")).expect("staging").count(), 0);
+}
+
+#[test]
+fn socket_in_a_read_only_view_can_be_connected_to() {
+    if !is_root() {
+        return;
+    }
+    let place = place();
+    let socket = place.path().join("link.sock");
+    let _listener = UnixListener::bind(&socket).expect("listen");
+    allow(&socket, 0o666);
+    let program = std::env::current_exe().expect("own path");
+    let run = Mount::Bind {
+        source: program.clone(),
+        path: program,
+        access: Access::ReadOnly,
+        exec: true,
+        optional: false,
+    };
+    let mut plan = probe("connect path", socket.to_str().expect("text"));
+    private(&mut plan, place.path(), [run, bind(&socket, Access::ReadOnly)]);
+    plan.identity = Some(nobody());
+    assert_eq!(said(&plan), DONE);
 }
 
 fn host(script: &str, shared: Vec<PathBuf>, mounts: Vec<Mount>) -> Launch<'static> {
@@ -369,14 +406,31 @@ fn mount_in_a_shared_place_is_seen_by_the_host_and_one_elsewhere_is_not() {
     if !is_root() {
         return;
     }
+    // Its own mount, shared, as the supervisor makes it where the host's is not.
+    mounts_pass_both_ways_in(|shared| {
+        rustix::mount::mount_bind(shared, shared).expect("bind");
+        rustix::mount::mount_change(shared, MountPropagationFlags::SHARED).expect("share");
+    });
+}
+
+#[test]
+fn shared_place_may_be_any_directory_of_a_host_whose_mounts_are_shared() {
+    if !is_root() {
+        return;
+    }
+    mounts_pass_both_ways_in(|_| {
+        rustix::mount::mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)
+            .expect("share");
+    });
+}
+
+fn mounts_pass_both_ways_in(share: impl FnOnce(&Path) + Send) {
     let place = place();
     let (shared, elsewhere) = (place.path().join("shared"), place.path().join("elsewhere"));
     std::fs::create_dir(&elsewhere).expect("directory");
     std::fs::create_dir(&shared).expect("directory");
     in_own_mount_namespace(|| {
-        // Its own mount, shared, as the supervisor makes it where the host's is not.
-        rustix::mount::mount_bind(&shared, &shared).expect("bind");
-        rustix::mount::mount_change(&shared, MountPropagationFlags::SHARED).expect("share");
+        share(&shared);
         for dir in ["mine", "yours"] {
             std::fs::create_dir(shared.join(dir)).expect("directory");
         }

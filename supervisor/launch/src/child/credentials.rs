@@ -1,8 +1,11 @@
 //! Who the new process is, and what is left of the rights it was born with.
 
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
 use super::{Failure, check, prctl};
 use crate::Step;
-use crate::prepared::Prepared;
+use crate::capabilities::SETPCAP;
+use crate::prepared::{Prepared, User};
 
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
@@ -11,21 +14,15 @@ const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// kept over one by request (4, off), none can be made ambient (6); each with its lock, the bit above.
 const SECURE_BITS: libc::c_ulong = 0b1110_1111;
 
-/// Raw system calls: libc's versions first stop every thread of the process, by records that do not describe this child.
-pub(super) fn identity(plan: &Prepared) -> Result<(), Failure> {
-    let Some(identity) = &plan.identity else { return Ok(()) };
-    let (uid, gid) = (identity.uid, identity.gid);
+/// By the calls for one thread: libc's versions first stop every thread of the process, by records that do not describe
+/// this child.
+pub(super) fn become_user(user: &User) -> Result<(), Failure> {
     // Without this, the change of user would drop the granted capabilities too.
     prctl(Step::Uid, libc::PR_SET_KEEPCAPS, 1, 0)?;
-    // SAFETY: the pointer and length are of a live Vec<u32>, and gid_t is u32; the others pass integers.
-    unsafe {
-        check(
-            Step::Groups,
-            libc::syscall(libc::SYS_setgroups, identity.groups.len(), identity.groups.as_ptr()),
-        )?;
-        check(Step::Gid, libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
-        check(Step::Uid, libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
-    }
+    let at = |step| move |errno| Failure::new(step, errno);
+    set_thread_groups(&user.groups).map_err(at(Step::Groups))?;
+    set_thread_res_gid(user.gid, user.gid, user.gid).map_err(at(Step::Gid))?;
+    set_thread_res_uid(user.uid, user.uid, user.uid).map_err(at(Step::Uid))?;
     prctl(Step::Uid, libc::PR_SET_KEEPCAPS, 0, 0)
 }
 
@@ -73,8 +70,8 @@ pub(super) fn capabilities(plan: &Prepared) -> Result<(), Failure> {
             capability as libc::c_ulong,
         )?;
     }
-    // Like the bounding set, only a supervisor with rights of its own has any to lock away.
-    if plan.identity.is_some() {
+    // A supervisor without CAP_SETPCAP cannot lock anything, and has a small bounding set from whoever started it.
+    if plan.user.is_some() && permitted[0] & (1 << SETPCAP) != 0 {
         prctl(Step::SecureBits, libc::PR_SET_SECUREBITS, SECURE_BITS, 0)?;
     }
     capset(Step::Capabilities, granted, granted, granted)

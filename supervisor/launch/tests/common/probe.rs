@@ -28,6 +28,7 @@ pub(crate) fn run() {
             .and_then(|listener| TcpStream::connect(listener.local_addr()?))
             .map(drop),
         "bind" => TcpListener::bind(argument).map(drop),
+        "connect path" => UnixStream::connect(argument).map(drop),
         "connect abstract" => SocketAddr::from_abstract_name(argument)
             .and_then(|name| UnixStream::connect_addr(&name))
             .map(drop),
