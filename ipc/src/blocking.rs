@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message;
 
-use crate::client::{LONGEST_DEADLINE, check_size, read_hello};
 use crate::connection::Broken;
-use crate::frame::{self, Frame, MAX_FRAME};
+use crate::frame::{self, Frame, Head, Hello, PART, PREFIX};
+use crate::inbox::Taken;
+use crate::link::{LONGEST_DEADLINE, Link};
+use crate::parts::{Assembly, Large};
 use crate::transport::lock;
-use crate::{CallError, ErrorCode, Identity, Interface, Method, backoff};
+use crate::{CallError, ErrorCode, Identity, Interface, Method, backoff, remaining};
 
 /// How long a blocking call may take: 3 s. The thread does nothing else meanwhile.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(3);
@@ -28,22 +30,29 @@ pub struct Channel {
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
-    us: Identity,
-    link: Mutex<Link>,
+    link: Link,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Link {
+struct State {
     /// Present when its last call ended in good order.
-    stream: Option<UnixStream>,
+    socket: Option<Socket>,
     last_call: u64,
+}
+
+/// A connection whose hello is done.
+#[derive(Debug)]
+struct Socket {
+    stream: UnixStream,
+    server: Hello,
+    protocol: u32,
 }
 
 impl Channel {
     /// A channel to the server that listens at `path`; connects at the first call.
     pub fn new(path: impl Into<PathBuf>, us: Identity) -> Self {
-        Self { inner: Arc::new(Inner { path: path.into(), us, link: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { link: Link::new(path.into(), us), state: Mutex::default() }) }
     }
 
     /// Calls until there is an answer or the deadline has passed; generated clients do.
@@ -59,14 +68,17 @@ impl Channel {
         R: Message + Default,
         E: ErrorCode,
     {
-        check_size(method, request)?;
+        let link = &self.inner.link;
+        let size = link.size_of(method, request)?;
+        let deadline = remaining().map_or(deadline, |left| deadline.min(left));
         let until = Instant::now() + deadline.min(LONGEST_DEADLINE);
-        let mut link = lock(&self.inner.link);
+        let mut state = lock(&self.inner.state);
         let mut failures = 0;
         loop {
-            let trouble = match self.attempt(&mut link, interface, method, request, until) {
+            let trouble = match self.attempt(&mut state, interface, method, (request, size), until) {
                 Ok(reply) => {
-                    return R::decode(reply).map_err(|error| CallError::Malformed(error.to_string()));
+                    return R::decode(reply)
+                        .map_err(|error| CallError::Malformed(format!("{}: {error}", link.names())));
                 }
                 Err(Broken::Disconnected(reason)) => reason,
                 Err(broken) => return Err(broken.into()),
@@ -74,7 +86,7 @@ impl Channel {
             failures += 1;
             let pause = backoff::wait(failures, fastrand::f64());
             if Instant::now() + pause >= until {
-                return Err(CallError::Disconnected(format!("{}: {trouble}", self.inner.path.display())));
+                return Err(CallError::Disconnected(format!("{}: {trouble}", link.socket())));
             }
             std::thread::sleep(pause);
         }
@@ -82,39 +94,92 @@ impl Channel {
 
     fn attempt(
         &self,
-        link: &mut Link,
+        state: &mut State,
         interface: &'static Interface,
         method: &Method,
-        request: &impl Message,
+        (request, size): (&impl Message, usize),
         until: Instant,
     ) -> Result<Bytes, Broken> {
-        // Put back only after an answer: a stream that failed or timed out may still carry an old one.
-        let mut stream = match link.stream.take() {
-            Some(stream) => stream,
-            None => self.connect(interface, until)?,
+        let link = &self.inner.link;
+        // Put back only after an answer: a connection that failed or timed out may still carry an old one.
+        let mut socket = match state.socket.take() {
+            Some(socket) => socket,
+            None => Socket::open(link, interface, until)?,
         };
-        link.last_call += 1;
-        let call = link.last_call;
-        let left = remaining(until)?;
-        send(&mut stream, &frame::request(call, method.number, Some(left), request), until)?;
-        let (answer, usable) = match receive(&mut stream, until)? {
-            Frame::Reply { call: of, payload } if of == call => (Ok(payload), true),
-            Frame::Failed { call: of, code, message } if of == call => {
-                (Err(Broken::Failed { code, message }), true)
-            }
-            Frame::Late { call: of } if of == call => (Err(Broken::Late), true),
-            Frame::Refused { message, .. } => (Err(Broken::Refused(message)), false),
-            _ => return Err(Broken::Disconnected("an answer to another call".to_owned())),
-        };
-        link.stream = usable.then_some(stream);
-        answer
+        if let Err(unknown) = link.known(&socket.server, interface, method) {
+            state.socket = Some(socket);
+            return Err(unknown);
+        }
+        state.last_call += 1;
+        let head = Head::request(state.last_call, method.number, Some(left(until)?));
+        socket.send(head, size, request, until)?;
+        let answer = socket.answer(head.call, until);
+        let usable = matches!(answer, Ok(_) | Err(Broken::Failed { .. } | Broken::Late));
+        // A time-out of our own is `Late` as well, and leaves the connection with an answer to come.
+        state.socket = (usable && Instant::now() < until).then_some(socket);
+        match answer {
+            Err(Broken::Refused(reason)) => Err(Broken::Refused(format!("{}: {reason}", link.names()))),
+            answer => answer,
+        }
+    }
+}
+
+impl Socket {
+    fn open(link: &Link, interface: &'static Interface, until: Instant) -> Result<Self, Broken> {
+        let mut stream = UnixStream::connect(link.path()).map_err(|error| gone(&error))?;
+        write(&mut stream, &link.hello(interface), until)?;
+        let first = receive(&mut stream, crate::PROTOCOL, until).map(Taken::Shared);
+        let (server, protocol) = link.greeted(Some(first), interface)?;
+        Ok(Self { stream, server, protocol })
     }
 
-    fn connect(&self, interface: &'static Interface, until: Instant) -> Result<UnixStream, Broken> {
-        let mut stream = UnixStream::connect(&self.inner.path).map_err(|error| gone(&error))?;
-        send(&mut stream, &frame::hello(interface.name, &self.inner.us), until)?;
-        read_hello(Some(receive_bytes(&mut stream, until)), interface)?;
-        Ok(stream)
+    fn send(
+        &mut self,
+        head: Head,
+        size: usize,
+        request: &impl Message,
+        until: Instant,
+    ) -> Result<(), Broken> {
+        let mut out = Vec::new();
+        if size <= PART || self.protocol < 2 {
+            frame::message(&mut out, head, request);
+            return write(&mut self.stream, &out, until);
+        }
+        let mut large = Large::new(head, request);
+        while !large.is_cut() {
+            out.clear();
+            let part = large.cut(&mut out);
+            out.extend_from_slice(&part);
+            write(&mut self.stream, &out, until)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, expected: u64, until: Instant) -> Result<Bytes, Broken> {
+        let broken = |reason: String| Broken::Disconnected(reason);
+        let mut arriving = Assembly::default();
+        loop {
+            let bytes = receive(&mut self.stream, self.protocol, until).map_err(|error| gone(&error))?;
+            let whole = match Frame::decode(&bytes, Some(&bytes))
+                .map_err(|error| broken(error.to_string()))?
+            {
+                Frame::Reply { call, message } if call == expected => {
+                    arriving.take(call, message, ()).map_err(broken)?.map(|((), payload)| payload.to_bytes())
+                }
+                Frame::Part { call, payload } if call == expected => {
+                    arriving.add(call, payload).map_err(broken)?.map(|((), bytes)| bytes)
+                }
+                Frame::Failed { call, code, message } if call == expected => {
+                    return Err(Broken::Failed { code, message: message.to_owned() });
+                }
+                Frame::Late { call } if call == expected => return Err(Broken::Late),
+                Frame::Refused { message, .. } => return Err(Broken::Refused(message.to_owned())),
+                _ => return Err(broken("an answer to another call".to_owned())),
+            };
+            if let Some(reply) = whole {
+                return Ok(reply);
+            }
+        }
     }
 }
 
@@ -127,30 +192,23 @@ fn gone(error: &io::Error) -> Broken {
 }
 
 /// Never zero: that would mean "no time-out" to the kernel.
-fn remaining(until: Instant) -> Result<Duration, Broken> {
+fn left(until: Instant) -> Result<Duration, Broken> {
     Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero()).ok_or(Broken::Late)
 }
 
-fn send(stream: &mut UnixStream, frame: &Bytes, until: Instant) -> Result<(), Broken> {
-    let length = u32::try_from(frame.len()).expect("a frame is at most MAX_FRAME bytes");
-    let mut bytes = Vec::with_capacity(4 + frame.len());
-    bytes.extend_from_slice(&length.to_be_bytes());
-    bytes.extend_from_slice(frame);
-    stream.set_write_timeout(Some(remaining(until)?)).map_err(|error| gone(&error))?;
-    stream.write_all(&bytes).map_err(|error| gone(&error))
+fn write(stream: &mut UnixStream, bytes: &[u8], until: Instant) -> Result<(), Broken> {
+    stream.set_write_timeout(Some(left(until)?)).map_err(|error| gone(&error))?;
+    stream.write_all(bytes).map_err(|error| gone(&error))
 }
 
-fn receive(stream: &mut UnixStream, until: Instant) -> Result<Frame, Broken> {
-    let bytes = receive_bytes(stream, until).map_err(|error| gone(&error))?;
-    Frame::decode(bytes).map_err(|error| Broken::Disconnected(error.to_string()))
-}
-
-fn receive_bytes(stream: &mut UnixStream, until: Instant) -> io::Result<Bytes> {
-    let mut prefix = [0; 4];
+/// The bytes of the next frame.
+fn receive(stream: &mut UnixStream, protocol: u32, until: Instant) -> io::Result<Bytes> {
+    let mut prefix = [0; PREFIX];
     read_exact(stream, &mut prefix, until)?;
-    let length = u32::from_be_bytes(prefix) as usize;
-    if length > MAX_FRAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("frame of {length} bytes")));
+    let (length, longest) = (u32::from_be_bytes(prefix) as usize, frame::longest(protocol));
+    if length > longest {
+        let error = frame::FrameError::Length { length, longest };
+        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
     }
     let mut bytes = vec![0; length];
     read_exact(stream, &mut bytes, until)?;
@@ -160,7 +218,7 @@ fn receive_bytes(stream: &mut UnixStream, until: Instant) -> io::Result<Bytes> {
 /// `read_exact` against one deadline: a server that trickles bytes does not extend it.
 fn read_exact(stream: &mut UnixStream, mut buffer: &mut [u8], until: Instant) -> io::Result<()> {
     while !buffer.is_empty() {
-        let left = remaining(until).map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+        let left = left(until).map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
         stream.set_read_timeout(Some(left))?;
         match stream.read(buffer) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

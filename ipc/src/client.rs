@@ -5,21 +5,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
 use prost::Message;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::connection::{Broken, Connection};
-use crate::frame::{self, Frame, Hello};
-use crate::transport::{Reader, Writer, connect, lock};
-use crate::{CallError, ErrorCode, Identity, Interface, Method, PROTOCOL, Streaming, backoff};
+use crate::deadline::inherited;
+use crate::frame::{self, Head};
+use crate::inbox::Inbox;
+use crate::link::{LONGEST_DEADLINE, Link};
+use crate::table::cost;
+use crate::transport::{Writer, connect, lock};
+use crate::{CallError, ErrorCode, IN_WORK, Identity, Interface, Method, Streaming, backoff};
 
-/// How long a unary call waits for its answer, reconnecting included, and a stream for its connection: 10 s.
+/// How long a unary call waits for its answer, reconnecting included, and a stream for its connection: 10 s. Less in a
+/// handler whose own caller gives up earlier.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
-
-/// A longer deadline counts as this one, 24 h, so that adding it to a time cannot overflow.
-pub(crate) const LONGEST_DEADLINE: Duration = Duration::from_hours(24);
 
 /// A server that ended a connection younger than this is approached with back-off, as one that cannot be reached.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
@@ -35,15 +36,14 @@ pub struct Channel {
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
-    us: Identity,
+    link: Link,
+    /// The connection in use.
+    current: Mutex<Option<Arc<Connection>>>,
     /// One caller at a time connects; the others wait behind it, each with its own deadline.
     dial: tokio::sync::Mutex<Dial>,
     next_call: AtomicU64,
     /// Set by the first typed client: a link speaks one interface.
     bound: OnceLock<Bound>,
-    /// Generation of the server last connected to; 0 before the first.
-    generation: AtomicU64,
     /// Why there is no connection now.
     trouble: Mutex<Option<String>>,
 }
@@ -53,15 +53,16 @@ struct Bound {
     interface: &'static Interface,
     /// Per method, the calls that may be in flight.
     slots: Vec<Arc<Semaphore>>,
+    /// Bytes of requests that may be in flight.
+    bytes: Arc<Semaphore>,
 }
 
 /// The state of connecting. It outlives a caller that gives up, so that the next one goes on where that one stopped.
 #[derive(Debug, Default)]
 struct Dial {
-    connection: Option<Arc<Connection>>,
     connected_at: Option<Instant>,
     /// Connected and our hello sent, theirs not yet here: the listener's backlog takes us in before its server runs.
-    half_open: Option<(Reader, Writer)>,
+    half_open: Option<(Inbox, Writer)>,
     failures: u32,
     not_before: Option<Instant>,
 }
@@ -71,12 +72,11 @@ impl Channel {
     pub fn new(path: impl Into<PathBuf>, us: Identity) -> Self {
         Self {
             inner: Arc::new(Inner {
-                path: path.into(),
-                us,
+                link: Link::new(path.into(), us),
+                current: Mutex::default(),
                 dial: tokio::sync::Mutex::default(),
                 next_call: AtomicU64::new(frame::NO_CALL + 1),
                 bound: OnceLock::new(),
-                generation: AtomicU64::new(0),
                 trouble: Mutex::default(),
             }),
         }
@@ -84,14 +84,14 @@ impl Channel {
 
     /// The socket this channel connects to.
     pub fn path(&self) -> &Path {
-        &self.inner.path
+        self.inner.link.path()
     }
 
     /// The generation of the server last connected to; `None` before the first connection.
     ///
     /// A number that differs from an earlier one means that the server was restarted in between.
     pub fn server_generation(&self) -> Option<u64> {
-        Some(self.inner.generation.load(Ordering::Relaxed)).filter(|generation| *generation != 0)
+        self.inner.link.generation()
     }
 
     /// Binds the channel to an interface; generated clients do.
@@ -99,6 +99,7 @@ impl Channel {
         self.inner.bound.get_or_init(|| Bound {
             interface,
             slots: interface.methods.iter().map(|method| Arc::new(Semaphore::new(method.at_once))).collect(),
+            bytes: Arc::new(Semaphore::new(IN_WORK)),
         });
         Caller { channel: self.clone(), interface }
     }
@@ -129,26 +130,33 @@ impl Caller {
         R: Message + Default,
         E: ErrorCode,
     {
-        let slot = self.prepare(method, request)?;
-        let until = Instant::now() + deadline.min(LONGEST_DEADLINE);
+        let inner = &*self.channel.inner;
+        let (bound, size) = self.prepare(method, request)?;
+        let until = inherited(Instant::now() + deadline.min(LONGEST_DEADLINE));
         let reply = timeout_at(until, async {
             // Declared first, so freed last: a cancel is on its way before the next call may start.
-            let _slot = slot.acquire().await;
+            let _slot = bound.slots[method.index()].acquire().await;
+            let _bytes = match cost(size) {
+                0 => None,
+                cost => Some(bound.bytes.acquire_many(permits(cost)).await),
+            };
             loop {
-                let connection = self.channel.inner.connection(self.interface).await?;
-                let call = self.channel.inner.next_call.fetch_add(1, Ordering::Relaxed);
+                let connection = inner.connection(self.interface).await?;
+                inner.link.known(&connection.server, self.interface, method)?;
+                let call = inner.next_call.fetch_add(1, Ordering::Relaxed);
                 let left = until.saturating_duration_since(Instant::now());
-                let request = frame::request(call, method.number, Some(left), request);
-                match connection.unary(call, request).await {
-                    Err(Broken::Disconnected(reason)) => self.channel.inner.in_trouble(reason),
+                let head = Head::request(call, method.number, Some(left));
+                match connection.unary(head, size, request).await {
+                    Err(Broken::Disconnected(reason)) => inner.in_trouble(reason),
                     answer => return answer,
                 }
             }
         });
         match reply.await {
-            Ok(Ok(reply)) => R::decode(reply).map_err(|error| CallError::Malformed(error.to_string())),
+            Ok(Ok(reply)) => R::decode(reply)
+                .map_err(|error| CallError::Malformed(format!("{}: {error}", inner.link.names()))),
             Ok(Err(broken)) => Err(broken.into()),
-            Err(_) => Err(match lock(&self.channel.inner.trouble).clone() {
+            Err(_) => Err(match lock(&inner.trouble).clone() {
                 Some(trouble) => CallError::Disconnected(trouble),
                 None => CallError::Deadline,
             }),
@@ -166,50 +174,56 @@ impl Caller {
         T: Message + Default,
         E: ErrorCode,
     {
-        let slot = Arc::clone(self.prepare(method, request)?);
-        let slot = slot.try_acquire_owned().map_err(|_| {
-            CallError::Refused(format!("{} {} streams are open", method.at_once, method.name))
+        let inner = &*self.channel.inner;
+        let (bound, size) = self.prepare(method, request)?;
+        let slot = Arc::clone(&bound.slots[method.index()]).try_acquire_owned().map_err(|_| {
+            let (link, at_once, name) = (inner.link.names(), method.at_once, method.name);
+            CallError::Refused(format!("{link}: {at_once} {name} streams are open"))
         })?;
-        let inner = &self.channel.inner;
         let opened = async {
+            let bytes = match cost(size) {
+                0 => None,
+                cost => Arc::clone(&bound.bytes).acquire_many_owned(permits(cost)).await.ok(),
+            };
             let connection = inner.connection(self.interface).await?;
+            inner.link.known(&connection.server, self.interface, method)?;
             let call = inner.next_call.fetch_add(1, Ordering::Relaxed);
-            connection.stream(call, frame::request(call, method.number, None, request))
+            let incoming = connection.stream(Head::request(call, method.number, None), size, request)?;
+            Ok::<_, Broken>((incoming, bytes))
         };
-        match timeout_at(Instant::now() + DEFAULT_DEADLINE, opened).await {
-            Ok(Ok(incoming)) => Ok(Streaming::new(incoming, slot)),
+        match timeout_at(inherited(Instant::now() + DEFAULT_DEADLINE), opened).await {
+            Ok(Ok((incoming, bytes))) => Ok(Streaming::new(incoming, Slot { _slot: slot, _bytes: bytes })),
             Ok(Err(broken)) => Err(broken.into()),
             Err(_) => Err(CallError::Disconnected(
-                lock(&inner.trouble)
-                    .clone()
-                    .unwrap_or_else(|| format!("{}: no answer", inner.path.display())),
+                lock(&inner.trouble).clone().unwrap_or_else(|| format!("{}: no answer", inner.link.socket())),
             )),
         }
     }
 
-    /// What can be checked without the server.
-    fn prepare<E>(&self, method: &Method, request: &impl Message) -> Result<&Arc<Semaphore>, CallError<E>> {
-        let bound = self.channel.inner.bound.get().filter(|bound| bound.interface == self.interface);
+    /// What can be checked without the server; the request's encoded size.
+    fn prepare<E>(&self, method: &Method, request: &impl Message) -> Result<(&Bound, usize), CallError<E>> {
+        let inner = &*self.channel.inner;
+        let bound = inner.bound.get().filter(|bound| std::ptr::eq(bound.interface, self.interface));
         let Some(bound) = bound else {
             return Err(CallError::Refused(format!(
-                "this channel was first bound to another interface than {}",
+                "{}: this channel was first bound to another interface than {}",
+                inner.link.names(),
                 self.interface.name
             )));
         };
-        check_size(method, request)?;
-        Ok(&bound.slots[method.index()])
+        Ok((bound, inner.link.size_of(method, request)?))
     }
 }
 
-pub(crate) fn check_size<E>(method: &Method, request: &impl Message) -> Result<(), CallError<E>> {
-    let size = request.encoded_len();
-    if size > method.max_request {
-        return Err(CallError::Refused(format!(
-            "{} takes at most {} bytes, these are {size}",
-            method.name, method.max_request
-        )));
-    }
-    Ok(())
+/// What a stream occupies until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    _slot: OwnedSemaphorePermit,
+    _bytes: Option<OwnedSemaphorePermit>,
+}
+
+fn permits(cost: usize) -> u32 {
+    u32::try_from(cost).expect("a request is at most 4 MiB")
 }
 
 impl Inner {
@@ -219,20 +233,39 @@ impl Inner {
 
     /// The open connection, made if need be. Waits as long as the caller does; only a refusal is final.
     async fn connection(&self, interface: &'static Interface) -> Result<Arc<Connection>, Broken> {
+        match self.open() {
+            Some(connection) => Ok(connection),
+            // Boxed: it is rare, and would make every call's future as large as itself.
+            None => Box::pin(self.connect(interface)).await,
+        }
+    }
+
+    fn open(&self) -> Option<Arc<Connection>> {
+        lock(&self.current).as_ref().filter(|connection| connection.is_open()).cloned()
+    }
+
+    async fn connect(&self, interface: &'static Interface) -> Result<Arc<Connection>, Broken> {
         let mut dial = self.dial.lock().await;
         loop {
-            if let Some(connection) = dial.open() {
+            if let Some(connection) = self.open() {
                 return Ok(connection);
+            }
+            if lock(&self.current).take().is_some() {
+                dial.ended();
             }
             if let Some(not_before) = dial.not_before {
                 sleep_until(not_before).await;
             }
-            match dial.attempt(&self.path, interface, &self.us).await {
-                Ok(server) => self.connected(&server),
+            match dial.attempt(&self.link, interface).await {
+                Ok(connection) => {
+                    *lock(&self.trouble) = None;
+                    *lock(&self.current) = Some(Arc::new(connection));
+                }
                 Err(Broken::Disconnected(reason)) => {
                     dial.failed();
-                    tracing::debug!(socket = %self.path.display(), reason, attempt = dial.failures, "could not connect");
-                    self.in_trouble(format!("{}: {reason}", self.path.display()));
+                    let link = self.link.socket();
+                    tracing::debug!(link, reason, attempt = dial.failures, "could not connect");
+                    self.in_trouble(format!("{link}: {reason}"));
                 }
                 Err(refused) => {
                     dial.failed();
@@ -241,36 +274,17 @@ impl Inner {
             }
         }
     }
-
-    fn connected(&self, server: &Hello) {
-        *lock(&self.trouble) = None;
-        let previous = self.generation.swap(server.generation, Ordering::Relaxed);
-        if previous != 0 && previous != server.generation {
-            tracing::info!(
-                server = server.component,
-                generation = server.generation,
-                previous,
-                "server was restarted"
-            );
-        }
-    }
 }
 
 impl Dial {
-    /// The connection, if it is still open. One that ended soon after it began counts as a failed attempt.
-    fn open(&mut self) -> Option<Arc<Connection>> {
-        let connection = self.connection.as_ref()?;
-        if connection.is_open() {
-            return Some(Arc::clone(connection));
-        }
-        self.connection = None;
+    /// One that ended soon after it began counts as a failed attempt.
+    fn ended(&mut self) {
         if self.connected_at.take().is_some_and(|at| at.elapsed() >= SHORT_LIVED) {
             self.failures = 0;
             self.not_before = None;
         } else {
             self.failed();
         }
-        None
     }
 
     fn failed(&mut self) {
@@ -280,51 +294,18 @@ impl Dial {
     }
 
     /// Connects and exchanges hellos. Cancelled while the server's hello is awaited, the next attempt awaits it further.
-    async fn attempt(
-        &mut self,
-        path: &Path,
-        interface: &'static Interface,
-        us: &Identity,
-    ) -> Result<Hello, Broken> {
+    async fn attempt(&mut self, link: &Link, interface: &'static Interface) -> Result<Connection, Broken> {
         let gone = |error: std::io::Error| Broken::Disconnected(error.to_string());
         if self.half_open.is_none() {
-            let (reader, mut writer) = connect(path).await.map_err(gone)?;
+            let (inbox, mut writer) = connect(link.path()).await.map_err(gone)?;
             // A server that has closed already may have said why: reading tells.
-            let _ = writer.send(frame::hello(interface.name, us)).await;
-            self.half_open = Some((reader, writer));
+            let _ = writer.send(&link.hello(interface)).await;
+            self.half_open = Some((inbox, writer));
         }
-        let (reader, _) = self.half_open.as_mut().expect("set above");
-        let first = reader.next().await;
-        let server = read_hello(first.map(|frame| frame.map(bytes::BytesMut::freeze)), interface)?;
-        let (reader, writer) = self.half_open.take().expect("set above");
-        self.connection = Some(Arc::new(Connection::start(reader, writer, server.clone())));
+        let (inbox, _) = self.half_open.as_mut().expect("set above");
+        let (server, protocol) = link.greeted(inbox.next().await, interface)?;
+        let (inbox, writer) = self.half_open.take().expect("set above");
         self.connected_at = Some(Instant::now());
-        Ok(server)
-    }
-}
-
-/// Checks the server's first frame.
-pub(crate) fn read_hello(
-    first: Option<std::io::Result<bytes::Bytes>>,
-    interface: &Interface,
-) -> Result<Hello, Broken> {
-    let frame = match first {
-        None => return Err(Broken::Disconnected("closed before its hello".to_owned())),
-        Some(Err(error)) => return Err(Broken::Disconnected(error.to_string())),
-        Some(Ok(frame)) => frame,
-    };
-    match Frame::decode(frame) {
-        Ok(Frame::Hello(hello)) if hello.protocol != PROTOCOL => Err(Broken::Refused(format!(
-            "{} speaks protocol version {}, this client {PROTOCOL}",
-            hello.component, hello.protocol
-        ))),
-        Ok(Frame::Hello(hello)) if hello.interface != interface.name => Err(Broken::Refused(format!(
-            "{} serves {}, not {}",
-            hello.component, hello.interface, interface.name
-        ))),
-        Ok(Frame::Hello(hello)) => Ok(hello),
-        Ok(Frame::Refused { message, .. }) => Err(Broken::Refused(message)),
-        Ok(_) => Err(Broken::Disconnected("its first frame is no hello".to_owned())),
-        Err(error) => Err(Broken::Disconnected(error.to_string())),
+        Ok(Connection::start(inbox, writer, server, protocol, link.names()))
     }
 }

@@ -1,16 +1,19 @@
 //! The client's side of one connection: calls that wait for answers, and the task that hands the answers out.
 
-use std::collections::HashMap;
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use prost::Message;
 
-use crate::frame::{self, Frame, Hello};
-use crate::transport::{Outgoing, Reader, Writer, lock, spawn_writer};
+use crate::frame::{self, Frame, Head, Hello, Piece};
+use crate::inbox::Inbox;
+use crate::parts::Assembly;
+use crate::transport::{Line, Stall, Writer};
 use crate::{CallError, ErrorCode, STREAM_WINDOW, item_cost};
 
 /// How a call ended other than well, before the interface's error type is known.
@@ -33,7 +36,7 @@ impl<E: ErrorCode> From<Broken> for CallError<E> {
     }
 }
 
-/// What a stream's reader is sent.
+/// What a stream's reader is given.
 #[derive(Debug)]
 pub(crate) enum Event {
     Item(Bytes),
@@ -44,76 +47,130 @@ pub(crate) enum Event {
 /// An open connection whose hello is done. The socket closes when the last reference goes.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    outgoing: Outgoing,
-    calls: Arc<Calls>,
+    shared: Arc<Shared>,
+    /// As its hello says.
+    pub(crate) server: Hello,
 }
 
-/// Calls that wait for an answer, by call number.
-#[derive(Debug, Default)]
-struct Calls(Mutex<Waiting>);
+#[derive(Debug)]
+struct Shared {
+    line: Line<Waiting>,
+    open: AtomicBool,
+}
 
+/// Calls that wait for an answer.
 #[derive(Debug, Default)]
 struct Waiting {
     /// Set once, when the connection has ended.
     ended: Option<Broken>,
-    calls: HashMap<u64, Waiter>,
+    /// Nobody can call any more: the task ends when everything is written.
+    unused: bool,
+    /// Answers that arrive in parts; whether each is a stream's item.
+    arriving: Assembly<bool>,
+    calls: HashMap<u64, Waiter, BuildHasherDefault<CallHasher>>,
+}
+
+/// For our own call numbers, which nobody can choose to collide.
+#[derive(Debug, Default)]
+struct CallHasher(u64);
+
+impl Hasher for CallHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Fibonacci hashing; both the low and the high bits are used.
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
 }
 
 #[derive(Debug)]
-enum Waiter {
-    Reply(oneshot::Sender<Result<Bytes, Broken>>),
+struct Waiter {
+    task: Option<Waker>,
+    wants: Wants,
+}
+
+#[derive(Debug)]
+enum Wants {
+    Reply(Option<Result<Bytes, Broken>>),
     /// `window`: bytes the server may still send before it has our next credit.
     Stream {
-        events: mpsc::UnboundedSender<Event>,
+        items: VecDeque<Bytes>,
         window: u32,
+        end: Option<Event>,
     },
 }
 
 impl Connection {
-    /// Takes over a connection after its hello.
-    pub(crate) fn start(reader: Reader, writer: Writer, server: Hello) -> Self {
-        let calls = Arc::new(Calls::default());
-        let (outgoing, writer) = spawn_writer(writer, |_| {});
-        tokio::spawn(read(reader, writer, Arc::clone(&calls), server));
-        Self { outgoing, calls }
+    /// Takes over a connection after its hello. `names` says who talks to whom, for people.
+    pub(crate) fn start(
+        mut inbox: Inbox,
+        writer: Writer,
+        server: Hello,
+        protocol: u32,
+        names: String,
+    ) -> Self {
+        inbox.speak(protocol);
+        let line = Line::new(writer.into_outbox(protocol), Waiting::default());
+        let shared = Arc::new(Shared { line, open: AtomicBool::new(true) });
+        let task = Task { shared: Arc::clone(&shared), inbox, stall: Stall::default(), names };
+        tokio::spawn(task.run());
+        Self { shared, server }
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        lock(&self.calls.0).ended.is_none()
+        self.shared.open.load(Ordering::Relaxed)
     }
 
-    fn ended(&self) -> Broken {
-        let ended = lock(&self.calls.0).ended.clone();
-        ended.unwrap_or_else(|| Broken::Disconnected("the connection ended".to_owned()))
-    }
-
-    /// Registers the call, then sends its request: an answer always finds its waiter.
-    fn begin(&self, call: u64, waiter: Waiter, request: Bytes) -> Result<(), Broken> {
-        {
-            let mut waiting = lock(&self.calls.0);
-            if let Some(broken) = &waiting.ended {
+    /// Registers the call and sends its request: an answer always finds its waiter.
+    fn begin(&self, head: Head, size: usize, request: &impl Message, wants: Wants) -> Result<(), Broken> {
+        self.shared.line.with(|state| {
+            if let Some(broken) = &state.calls.ended {
                 return Err(broken.clone());
             }
-            waiting.calls.insert(call, waiter);
-        }
-        self.outgoing.push(request);
-        Ok(())
+            state.calls.calls.insert(head.call, Waiter { task: None, wants });
+            state.outbox.message(head, size, request);
+            Ok(())
+        })
     }
 
-    pub(crate) async fn unary(self: &Arc<Self>, call: u64, request: Bytes) -> Result<Bytes, Broken> {
-        let (sender, answer) = oneshot::channel();
-        self.begin(call, Waiter::Reply(sender), request)?;
-        let _open = OpenCall { connection: Arc::clone(self), call };
-        match answer.await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.ended()),
-        }
+    /// `size` is the request's encoded length.
+    pub(crate) async fn unary(
+        self: &Arc<Self>,
+        head: Head,
+        size: usize,
+        request: &impl Message,
+    ) -> Result<Bytes, Broken> {
+        self.begin(head, size, request, Wants::Reply(None))?;
+        let open = OpenCall { connection: Arc::clone(self), call: head.call };
+        poll_fn(|cx| open.poll_reply(cx)).await
     }
 
-    pub(crate) fn stream(self: Arc<Self>, call: u64, request: Bytes) -> Result<Incoming, Broken> {
-        let (sender, events) = mpsc::unbounded_channel();
-        self.begin(call, Waiter::Stream { events: sender, window: STREAM_WINDOW }, request)?;
-        Ok(Incoming { open: OpenCall { connection: self, call }, events, owed: 0 })
+    pub(crate) fn stream(
+        self: Arc<Self>,
+        head: Head,
+        size: usize,
+        request: &impl Message,
+    ) -> Result<Incoming, Broken> {
+        let wants = Wants::Stream { items: VecDeque::new(), window: STREAM_WINDOW, end: None };
+        self.begin(head, size, request, wants)?;
+        let open = OpenCall { connection: self, call: head.call };
+        Ok(Incoming { open, taken: VecDeque::new(), owed: 0 })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut state = self.shared.line.lock();
+        state.calls.unused = true;
+        state.outbox.wake();
     }
 }
 
@@ -124,38 +181,95 @@ struct OpenCall {
     call: u64,
 }
 
+impl OpenCall {
+    fn poll_reply(&self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>> {
+        let mut state = self.connection.shared.line.lock();
+        let Waiting { ended, calls, .. } = &mut state.calls;
+        if let Some(waiter) = calls.get_mut(&self.call) {
+            if let Wants::Reply(answer) = &mut waiter.wants
+                && let Some(answer) = answer.take()
+            {
+                calls.remove(&self.call);
+                return Poll::Ready(answer);
+            }
+            if ended.is_none() {
+                waiter.task = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Err(over(ended.as_ref())))
+    }
+}
+
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        let waiter = lock(&self.connection.calls.0).calls.remove(&self.call);
-        if waiter.is_some() {
-            self.connection.outgoing.push(frame::cancel(self.call));
-        }
+        self.connection.shared.line.with(|state| {
+            let Some(waiter) = state.calls.calls.remove(&self.call) else { return };
+            state.calls.arriving.cancel(self.call);
+            let answered = match waiter.wants {
+                Wants::Reply(answer) => answer.is_some(),
+                Wants::Stream { end, .. } => end.is_some(),
+            };
+            // A request of which nothing has left needs no cancel.
+            if !state.outbox.forget(self.call) && !answered {
+                state.outbox.frame(self.call, |out| frame::cancel(out, self.call));
+            }
+        });
     }
+}
+
+fn over(ended: Option<&Broken>) -> Broken {
+    ended.cloned().unwrap_or_else(|| Broken::Disconnected("the connection ended".to_owned()))
 }
 
 /// The events of one stream, with the credit for them.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     open: OpenCall,
-    events: mpsc::UnboundedReceiver<Event>,
+    /// Items that came and are not consumed: taken together, so that a burst costs one look under the lock.
+    taken: VecDeque<Bytes>,
     /// Window bytes consumed and not yet granted again.
     owed: u32,
 }
 
 impl Incoming {
-    pub(crate) fn poll_next(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Event> {
-        self.events.poll_recv(cx).map(|event| match event {
-            Some(Event::Item(payload)) => {
-                self.consumed(payload.len());
-                Event::Item(payload)
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.taken.is_empty()
+            && let Some(event) = std::task::ready!(self.poll_taken(cx))
+        {
+            return Poll::Ready(event);
+        }
+        let item = self.taken.pop_front().expect("there is one: it was just looked");
+        self.consumed(item.len());
+        Poll::Ready(Event::Item(item))
+    }
+
+    /// Takes the items there are; an event, when there are none but an end.
+    fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        let call = self.open.call;
+        let mut state = self.open.connection.shared.line.lock();
+        let Waiting { ended, calls, .. } = &mut state.calls;
+        if let Some(waiter) = calls.get_mut(&call)
+            && let Wants::Stream { items, end, .. } = &mut waiter.wants
+        {
+            if !items.is_empty() {
+                std::mem::swap(items, &mut self.taken);
+                return Poll::Ready(None);
             }
-            Some(event) => event,
-            None => Event::Broken(match self.open.connection.ended() {
-                // Nothing of this stream is to be repeated by us, whatever ended the connection.
-                Broken::Failed { message, .. } => Broken::Disconnected(message),
-                broken => broken,
-            }),
-        })
+            if let Some(end) = end.take() {
+                calls.remove(&call);
+                return Poll::Ready(Some(end));
+            }
+            if ended.is_none() {
+                waiter.task = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Some(Event::Broken(match over(ended.as_ref()) {
+            // Nothing of this stream is to be repeated by us, whatever ended the connection.
+            Broken::Failed { message, .. } => Broken::Disconnected(message),
+            broken => broken,
+        })))
     }
 
     /// Grants credit in batches of half a window: one small frame per many items.
@@ -164,99 +278,177 @@ impl Incoming {
         if self.owed < STREAM_WINDOW / 2 {
             return;
         }
-        let connection = &self.open.connection;
-        if let Some(Waiter::Stream { window, .. }) = lock(&connection.calls.0).calls.get_mut(&self.open.call)
-        {
-            *window += self.owed;
-            connection.outgoing.push(frame::credit(self.open.call, self.owed));
-        }
-        self.owed = 0;
+        let (call, owed) = (self.open.call, std::mem::take(&mut self.owed));
+        self.open.connection.shared.line.with(|state| {
+            if let Some(waiter) = state.calls.calls.get_mut(&call)
+                && let Wants::Stream { window, end: None, .. } = &mut waiter.wants
+            {
+                *window += owed;
+                state.outbox.frame(call, |out| frame::credit(out, call, owed));
+            }
+        });
     }
 }
 
-async fn read(mut reader: Reader, mut writer: JoinHandle<io::Result<()>>, calls: Arc<Calls>, server: Hello) {
-    let mut open = true;
-    let ended = loop {
-        let next = tokio::select! {
-            biased;
-            next = reader.next() => next,
-            written = &mut writer, if open => {
-                open = false;
-                match written {
-                    // The server has closed. Its parting words, if any, are still to be read.
-                    Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => continue,
-                    Ok(Err(error)) => break Broken::Disconnected(format!("{}: {error}", server.component)),
-                    // The last handle on the connection is gone.
-                    _ => break Broken::Disconnected("closed".to_owned()),
-                }
-            }
-        };
-        let frame = match next {
-            None => break Broken::Disconnected(format!("{} closed the connection", server.component)),
-            Some(Err(error)) => break Broken::Disconnected(format!("{}: {error}", server.component)),
-            Some(Ok(bytes)) => bytes.freeze(),
-        };
-        match Frame::decode(frame).map_err(|error| error.to_string()).and_then(|frame| calls.deliver(frame)) {
-            Ok(None) => {}
-            Ok(Some(refused)) => break refused,
-            Err(violation) => {
-                tracing::warn!(
-                    server = server.component,
-                    generation = server.generation,
-                    violation,
-                    "server broke the protocol"
-                );
-                break Broken::Disconnected(format!("{} broke the protocol: {violation}", server.component));
-            }
-        }
-    };
-    writer.abort();
-    let mut waiting = lock(&calls.0);
-    waiting.ended = Some(ended);
-    // Dropping the waiters wakes their callers, who then read `ended`.
-    waiting.calls.clear();
+/// What reads and writes one connection.
+struct Task {
+    shared: Arc<Shared>,
+    inbox: Inbox,
+    stall: Stall,
+    names: String,
 }
 
-impl Calls {
-    /// Hands an answer to its caller. `Some` ends the connection: the server refused all of it.
+impl Task {
+    async fn run(mut self) {
+        let ended = loop {
+            if let Err(ended) = self.frames() {
+                break ended;
+            }
+            if let Err(reason) = poll_fn(|cx| self.poll_io(cx)).await {
+                break Broken::Disconnected(format!("{}: {reason}", self.names));
+            }
+        };
+        self.shared.open.store(false, Ordering::Relaxed);
+        self.shared.line.close();
+        let mut state = self.shared.line.lock();
+        state.calls.ended = Some(ended);
+        let tasks: Vec<_> = state.calls.calls.values_mut().filter_map(|waiter| waiter.task.take()).collect();
+        drop(state);
+        tasks.into_iter().for_each(Waker::wake);
+    }
+
+    /// Writes and reads. Ready when there may be frames.
+    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        let line = &self.shared.line;
+        let (flushed, sent) = line.poll_flush(cx);
+        match flushed {
+            // The server has closed. Its parting words, if any, are still to be read.
+            Poll::Ready(Err(_)) => {}
+            Poll::Ready(Ok(())) if line.lock().calls.unused => return Poll::Ready(Err("closed".to_owned())),
+            flushed => {
+                if let Poll::Ready(stalled) = self.stall.poll(flushed.is_ready(), sent, cx) {
+                    return Poll::Ready(Err(stalled));
+                }
+            }
+        }
+        self.inbox.poll_fill(cx).map(|read| match read {
+            Ok(0) => Err("closed the connection".to_owned()),
+            Ok(_) => {
+                line.lock().outbox.awake();
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
+    /// Hands out all answers that were read, under one lock. The error ends the connection.
+    fn frames(&mut self) -> Result<(), Broken> {
+        let Self { shared, inbox, names, .. } = self;
+        let mut state = shared.line.lock();
+        loop {
+            let frame = match inbox.take() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(broke_protocol(names, &error.to_string())),
+            };
+            let delivered = frame
+                .parse()
+                .map_err(|error| error.to_string())
+                .and_then(|frame| state.calls.deliver(frame, names));
+            match delivered {
+                Ok(None) => {}
+                Ok(Some(reason)) => {
+                    tracing::warn!(link = %names, reason, "the server ended the connection");
+                    return Err(Broken::Refused(format!("{names}: {reason}")));
+                }
+                Err(violation) => return Err(broke_protocol(names, &violation)),
+            }
+        }
+    }
+}
+
+fn broke_protocol(names: &str, violation: &str) -> Broken {
+    tracing::warn!(link = %names, violation, "the server broke the protocol");
+    Broken::Disconnected(format!("{names}: the server broke the protocol: {violation}"))
+}
+
+impl Waiting {
+    /// Hands an answer to its caller. Words end the connection: the server refused all of it.
     ///
     /// An answer nobody waits for is not an error: its caller gave up while it was on its way.
-    fn deliver(&self, frame: Frame) -> Result<Option<Broken>, String> {
+    fn deliver(&mut self, frame: Frame<'_>, names: &str) -> Result<Option<String>, String> {
         let (call, answer) = match frame {
-            Frame::Item { call, payload } => return self.item(call, payload).map(|()| None),
-            Frame::Reply { call, payload } => (call, Ok(Some(payload))),
+            Frame::Reply { call, message } | Frame::Item { call, message }
+                if self.unwanted(call, message) =>
+            {
+                return Ok(None);
+            }
+            Frame::Reply { call, message } => {
+                let Some((_, payload)) = self.arriving.take(call, message, false)? else { return Ok(None) };
+                (call, Ok(Some(payload.to_bytes())))
+            }
+            Frame::Item { call, message } => {
+                let Some((_, payload)) = self.arriving.take(call, message, true)? else { return Ok(None) };
+                return self.item(call, payload.to_bytes()).map(|()| None);
+            }
+            Frame::Part { call, .. } if !self.calls.contains_key(&call) => return Ok(None),
+            Frame::Part { call, payload } => match self.arriving.add(call, payload)? {
+                None => return Ok(None),
+                Some((true, item)) => return self.item(call, item).map(|()| None),
+                Some((false, reply)) => (call, Ok(Some(reply))),
+            },
             Frame::End { call } => (call, Ok(None)),
-            Frame::Failed { call, code, message } => (call, Err(Broken::Failed { code, message })),
-            Frame::Refused { call: frame::NO_CALL, message } => return Ok(Some(Broken::Refused(message))),
-            Frame::Refused { call, message } => (call, Err(Broken::Refused(message))),
+            Frame::Failed { call, code, message } => {
+                (call, Err(Broken::Failed { code, message: message.to_owned() }))
+            }
+            Frame::Refused { call: frame::NO_CALL, message } => return Ok(Some(message.to_owned())),
+            Frame::Refused { call, message } => {
+                tracing::warn!(link = names, reason = message, "the server refused a call");
+                (call, Err(Broken::Refused(format!("{names}: {message}"))))
+            }
             Frame::Late { call } => (call, Err(Broken::Late)),
             Frame::Hello(_) | Frame::Request { .. } | Frame::Credit { .. } | Frame::Cancel { .. } => {
                 return Err("a frame only clients send".to_owned());
             }
         };
-        let Some(waiter) = lock(&self.0).calls.remove(&call) else { return Ok(None) };
-        match (waiter, answer) {
-            (Waiter::Reply(sender), Ok(Some(payload))) => drop(sender.send(Ok(payload))),
-            (Waiter::Reply(sender), Err(broken)) => drop(sender.send(Err(broken))),
-            (Waiter::Stream { events, .. }, Ok(None)) => drop(events.send(Event::End)),
-            (Waiter::Stream { events, .. }, Err(broken)) => drop(events.send(Event::Broken(broken))),
-            (Waiter::Reply(_), Ok(None)) => return Err("end of a call that is no stream".to_owned()),
-            (Waiter::Stream { .. }, Ok(Some(_))) => return Err("reply to a stream".to_owned()),
-        }
-        Ok(None)
+        self.answer(call, answer).map(|()| None)
     }
 
-    fn item(&self, call: u64, payload: Bytes) -> Result<(), String> {
-        match lock(&self.0).calls.get_mut(&call) {
-            None => Ok(()),
-            Some(Waiter::Reply(_)) => Err("item of a call that is no stream".to_owned()),
-            Some(Waiter::Stream { events, window }) => {
-                *window =
-                    window.checked_sub(item_cost(payload.len())).ok_or("item beyond the stream's credit")?;
-                // The receiver is only gone while its drop is about to remove this waiter.
-                let _ = events.send(Event::Item(payload));
-                Ok(())
-            }
+    /// The first part of a message that nobody waits for: no memory is set aside.
+    fn unwanted(&self, call: u64, message: Piece<'_>) -> bool {
+        message.total.is_some() && !self.calls.contains_key(&call)
+    }
+
+    /// The last word to a call.
+    fn answer(&mut self, call: u64, answer: Result<Option<Bytes>, Broken>) -> Result<(), String> {
+        let Some(waiter) = self.calls.get_mut(&call) else { return Ok(()) };
+        match (&mut waiter.wants, answer) {
+            (Wants::Reply(reply), Ok(Some(payload))) => *reply = Some(Ok(payload)),
+            (Wants::Reply(reply), Err(broken)) => *reply = Some(Err(broken)),
+            (Wants::Stream { end, .. }, Ok(None)) => *end = Some(Event::End),
+            (Wants::Stream { end, .. }, Err(broken)) => *end = Some(Event::Broken(broken)),
+            (Wants::Reply(_), Ok(None)) => return Err("end of a call that is no stream".to_owned()),
+            (Wants::Stream { .. }, Ok(Some(_))) => return Err("reply to a stream".to_owned()),
         }
+        if let Some(task) = waiter.task.take() {
+            task.wake();
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, call: u64, payload: Bytes) -> Result<(), String> {
+        let Some(waiter) = self.calls.get_mut(&call) else { return Ok(()) };
+        let Wants::Stream { items, window, end } = &mut waiter.wants else {
+            return Err("item of a call that is no stream".to_owned());
+        };
+        if end.is_some() {
+            return Err("item after the end of its stream".to_owned());
+        }
+        *window = window.checked_sub(item_cost(payload.len())).ok_or("item beyond the stream's credit")?;
+        items.push_back(payload);
+        if let Some(task) = waiter.task.take() {
+            task.wake();
+        }
+        Ok(())
     }
 }

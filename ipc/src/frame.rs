@@ -2,56 +2,74 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use prost::Message;
-use tokio_util::codec::LengthDelimitedCodec;
+use prost::encoding::{self, DecodeContext, WireType};
 
+use crate::Identity;
 use crate::interface::deadline_ms;
 
-/// Version of everything in this file. Both sides must speak the same.
-pub const PROTOCOL: u32 = 1;
+/// Version of everything in this file. Version 1 has no parts; a peer that speaks only it gets large messages whole.
+pub const PROTOCOL: u32 = 2;
+
+/// The oldest version this build still speaks.
+pub const OLDEST_PROTOCOL: u32 = 1;
 
 /// Largest encoded message, request or reply or item: 4 MiB, which holds any object a Kubernetes API server stores
 /// (1.5 MiB) and a batch of changes.
 pub const MAX_PAYLOAD: usize = 4 * 1024 * 1024;
 
+/// A message above 64 KiB travels in parts of this size, between which other calls' frames go: a small call waits for one
+/// part, about 30 µs, and not for megabytes. Smaller parts would cost large messages more system calls.
+pub const PART: usize = 64 * 1024;
+
 /// Error text is cut here: it is for people.
 const MAX_TEXT: usize = 4 * 1024;
 
-/// The payload, the text, and less than 128 bytes of numbers.
-pub(crate) const MAX_FRAME: usize = MAX_PAYLOAD + MAX_TEXT + 128;
+/// The text, and less than 128 bytes of numbers.
+const MAX_HEAD: usize = MAX_TEXT + 128;
 
 /// The call number of a refusal that concerns the whole connection.
 pub(crate) const NO_CALL: u64 = 0;
 
-/// A frame as it travels. One flat message: an absent field costs nothing, and decoding is one pass.
-#[derive(Clone, PartialEq, Message)]
-struct Envelope {
-    #[prost(enumeration = "Kind", tag = "1")]
-    kind: i32,
-    #[prost(uint64, tag = "2")]
-    call: u64,
-    #[prost(uint32, tag = "3")]
-    method: u32,
-    #[prost(uint64, tag = "4")]
-    deadline_ms: u64,
-    #[prost(int32, tag = "5")]
-    code: i32,
-    #[prost(uint32, tag = "6")]
-    credit: u32,
-    #[prost(string, tag = "7")]
-    text: String,
-    #[prost(bytes = "bytes", tag = "8")]
-    payload: Bytes,
+/// Bytes of the length before each frame, big-endian.
+pub(crate) const PREFIX: usize = 4;
+
+/// The longest frame a peer that speaks this version of the protocol may send.
+pub(crate) fn longest(protocol: u32) -> usize {
+    MAX_HEAD + if protocol >= 2 { PART } else { MAX_PAYLOAD }
 }
 
-/// Field 8, length-delimited: what precedes the payload.
-const PAYLOAD_KEY: u8 = (8 << 3) | 2;
+mod tag {
+    pub(super) const KIND: u32 = 1;
+    pub(super) const CALL: u32 = 2;
+    pub(super) const METHOD: u32 = 3;
+    pub(super) const DEADLINE_MS: u32 = 4;
+    pub(super) const CODE: u32 = 5;
+    pub(super) const CREDIT: u32 = 6;
+    pub(super) const TEXT: u32 = 7;
+    pub(super) const PAYLOAD: u32 = 8;
+    pub(super) const TOTAL: u32 = 9;
+}
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
-#[repr(i32)]
-enum Kind {
-    Unspecified = 0,
+/// A frame as it travels: one flat protobuf message. An absent field costs nothing, and decoding is one pass that copies
+/// and allocates nothing. By hand, because prost's derived messages own their fields.
+#[derive(Debug, Clone, Copy, Default)]
+struct Envelope<'a> {
+    kind: u64,
+    call: u64,
+    method: u32,
+    deadline_ms: u64,
+    code: i32,
+    credit: u32,
+    text: &'a str,
+    payload: &'a [u8],
+    /// Bytes of the whole message, where this frame has only the first part of it.
+    total: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
     Hello = 1,
     Request = 2,
     Reply = 3,
@@ -62,11 +80,13 @@ enum Kind {
     Cancel = 8,
     Refused = 9,
     Late = 10,
+    Part = 11,
 }
 
 /// First frame each way.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Hello {
+    /// The oldest version of the protocol it speaks. The only one, for a peer older than `newest`.
     #[prost(uint32, tag = "1")]
     pub(crate) protocol: u32,
     #[prost(string, tag = "2")]
@@ -75,26 +95,121 @@ pub(crate) struct Hello {
     pub(crate) component: String,
     #[prost(uint64, tag = "4")]
     pub(crate) generation: u64,
+    /// The newest version of the protocol it speaks.
+    #[prost(uint32, tag = "5")]
+    pub(crate) newest: u32,
+    /// Of its software.
+    #[prost(string, tag = "6")]
+    pub(crate) version: String,
+    /// Of the interface: the number of its last method, since methods are only ever added. 0 from a peer that says none.
+    #[prost(uint32, tag = "7")]
+    pub(crate) revision: u32,
+}
+
+impl Hello {
+    pub(crate) fn new(interface: &crate::Interface, us: &Identity) -> Self {
+        Self {
+            protocol: OLDEST_PROTOCOL,
+            interface: interface.name.to_owned(),
+            component: us.component.clone(),
+            generation: us.generation,
+            newest: PROTOCOL,
+            version: us.version.to_owned(),
+            revision: interface.revision(),
+        }
+    }
+
+    /// The newest version of the protocol that both sides speak; else what each speaks, in words.
+    pub(crate) fn negotiate(&self, us: &Identity) -> Result<u32, String> {
+        let newest = self.newest.max(self.protocol);
+        let common = newest.min(PROTOCOL);
+        if common >= self.protocol.max(OLDEST_PROTOCOL) {
+            return Ok(common);
+        }
+        Err(format!(
+            "{} speaks protocol versions {} to {newest}, {} {} speaks {OLDEST_PROTOCOL} to {PROTOCOL}",
+            self.speaker(),
+            self.protocol,
+            us.component,
+            us.version
+        ))
+    }
+
+    /// Component and version, for people.
+    pub(crate) fn speaker(&self) -> String {
+        let version = if self.version.is_empty() { "of an unknown version" } else { &self.version };
+        format!("{} {version}", self.component)
+    }
+}
+
+/// The bytes of a message, or of a part of it, in a frame.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Payload<'a> {
+    bytes: &'a [u8],
+    /// What `bytes` is a slice of, where it may be kept without copying.
+    owner: Option<&'a Bytes>,
+}
+
+impl<'a> Payload<'a> {
+    pub(crate) fn whole(owner: &'a Bytes) -> Self {
+        Self { bytes: owner, owner: Some(owner) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn as_slice(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    pub(crate) fn to_bytes(self) -> Bytes {
+        match self.owner {
+            Some(owner) => owner.slice_ref(self.bytes),
+            None => Bytes::copy_from_slice(self.bytes),
+        }
+    }
+
+    pub(crate) fn decode<T: Message + Default>(self) -> Result<T, prost::DecodeError> {
+        match self.owner {
+            Some(owner) => T::decode(owner.slice_ref(self.bytes)),
+            // Straight out of the read buffer: `bytes` fields are copied once, others were going to be.
+            None => T::decode(self.bytes),
+        }
+    }
+}
+
+/// A message, or its first part.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece<'a> {
+    pub(crate) payload: Payload<'a>,
+    /// Bytes of the whole message when more parts follow.
+    pub(crate) total: Option<usize>,
 }
 
 /// A frame, parsed.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Frame {
+#[derive(Debug, Clone)]
+pub(crate) enum Frame<'a> {
     Hello(Hello),
     /// `deadline` is how long the caller waits from now; streams have none.
     Request {
         call: u64,
         method: u32,
         deadline: Option<Duration>,
-        payload: Bytes,
+        message: Piece<'a>,
     },
     Reply {
         call: u64,
-        payload: Bytes,
+        message: Piece<'a>,
     },
     Item {
         call: u64,
-        payload: Bytes,
+        message: Piece<'a>,
+    },
+    /// What follows of the message that began in an earlier frame of the same call.
+    Part {
+        call: u64,
+        payload: Payload<'a>,
     },
     /// A stream is complete.
     End {
@@ -104,12 +219,12 @@ pub(crate) enum Frame {
     Failed {
         call: u64,
         code: i32,
-        message: String,
+        message: &'a str,
     },
-    /// A rule of the bus was broken; the connection ends after this frame.
+    /// A rule of the bus was broken. Of the whole connection, which ends after this frame, when it names no call.
     Refused {
         call: u64,
-        message: String,
+        message: &'a str,
     },
     /// The deadline passed on the server.
     Late {
@@ -130,120 +245,185 @@ pub(crate) enum Frame {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FrameError {
     #[error("frame does not decode: {0}")]
-    Envelope(#[source] prost::DecodeError),
+    Envelope(#[from] prost::DecodeError),
+    #[error("frame does not decode: field {tag} is of wire type {wire:?} or cut short")]
+    Field { tag: u32, wire: WireType },
     #[error("hello does not decode: {0}")]
     Hello(#[source] prost::DecodeError),
     #[error("frame of unknown kind {0}")]
-    Kind(i32),
+    Kind(u64),
+    #[error("frame of {length} bytes, at most {longest} are allowed")]
+    Length { length: usize, longest: usize },
 }
 
-impl Frame {
-    /// Parses the bytes behind a length prefix; payloads are slices of `bytes`.
-    pub(crate) fn decode(bytes: Bytes) -> Result<Self, FrameError> {
-        let envelope = Envelope::decode(bytes).map_err(FrameError::Envelope)?;
-        let Envelope { kind, call, method, deadline_ms, code, credit, text, payload } = envelope;
-        let kind = Kind::try_from(kind).map_err(|_| FrameError::Kind(kind))?;
-        Ok(match kind {
-            Kind::Unspecified => return Err(FrameError::Kind(0)),
-            Kind::Hello => Self::Hello(Hello::decode(payload).map_err(FrameError::Hello)?),
-            Kind::Request => {
-                let deadline = (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms));
-                Self::Request { call, method, deadline, payload }
+impl<'a> Envelope<'a> {
+    fn decode(mut bytes: &'a [u8]) -> Result<Self, FrameError> {
+        let rest = &mut bytes;
+        let mut envelope = Self::default();
+        while !rest.is_empty() {
+            let (tag, wire) = encoding::decode_key(rest)?;
+            match (tag, wire) {
+                (tag::TEXT | tag::PAYLOAD, WireType::LengthDelimited) => {
+                    let length = encoding::decode_varint(rest)?;
+                    let field = usize::try_from(length)
+                        .ok()
+                        .and_then(|length| rest.split_off(..length))
+                        .ok_or(FrameError::Field { tag, wire })?;
+                    if tag == tag::PAYLOAD {
+                        envelope.payload = field;
+                    } else {
+                        envelope.text =
+                            std::str::from_utf8(field).map_err(|_| FrameError::Field { tag, wire })?;
+                    }
+                }
+                (tag::KIND..=tag::TOTAL, WireType::Varint) => {
+                    envelope.set(tag, encoding::decode_varint(rest)?);
+                }
+                (tag::KIND..=tag::TOTAL, _) => return Err(FrameError::Field { tag, wire }),
+                // Of a newer peer.
+                _ => encoding::skip_field(wire, tag, rest, DecodeContext::default())?,
             }
-            Kind::Reply => Self::Reply { call, payload },
-            Kind::Failed => Self::Failed { call, code, message: text },
-            Kind::Item => Self::Item { call, payload },
-            Kind::End => Self::End { call },
-            Kind::Credit => Self::Credit { call, bytes: credit },
-            Kind::Cancel => Self::Cancel { call },
-            Kind::Refused => Self::Refused { call, message: text },
-            Kind::Late => Self::Late { call },
+        }
+        Ok(envelope)
+    }
+
+    /// Takes what protobuf takes of a number that is too large for its field: the low bits.
+    #[expect(clippy::cast_possible_truncation, reason = "as protobuf decoders do")]
+    fn set(&mut self, tag: u32, value: u64) {
+        match tag {
+            tag::KIND => self.kind = value,
+            tag::CALL => self.call = value,
+            tag::METHOD => self.method = value as u32,
+            tag::DEADLINE_MS => self.deadline_ms = value,
+            tag::CODE => self.code = value as i32,
+            tag::CREDIT => self.credit = value as u32,
+            _ => self.total = value as u32,
+        }
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// Parses the bytes behind a length prefix. `owner` is what they are a slice of, where they may be kept.
+    pub(crate) fn decode(bytes: &'a [u8], owner: Option<&'a Bytes>) -> Result<Self, FrameError> {
+        let envelope = Envelope::decode(bytes)?;
+        let Envelope { kind, call, method, deadline_ms, code, credit, text, payload, total } = envelope;
+        let payload = Payload { bytes: payload, owner };
+        let message = Piece { payload, total: (total != 0).then_some(total as usize) };
+        Ok(match kind {
+            1 => Self::Hello(Hello::decode(payload.bytes).map_err(FrameError::Hello)?),
+            2 => {
+                let deadline = (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms));
+                Self::Request { call, method, deadline, message }
+            }
+            3 => Self::Reply { call, message },
+            4 => Self::Failed { call, code, message: text },
+            5 => Self::Item { call, message },
+            6 => Self::End { call },
+            7 => Self::Credit { call, bytes: credit },
+            8 => Self::Cancel { call },
+            9 => Self::Refused { call, message: text },
+            10 => Self::Late { call },
+            11 => Self::Part { call, payload },
+            _ => return Err(FrameError::Kind(kind)),
         })
     }
 }
 
-/// Envelope fields first, then the message straight into the same buffer: encoded once, copied once (into the socket).
-fn with_payload(envelope: &Envelope, message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut buffer =
-        BytesMut::with_capacity(envelope.encoded_len() + 1 + prost::length_delimiter_len(length) + length);
-    envelope.encode(&mut buffer).expect("a BytesMut grows as needed");
-    buffer.put_u8(PAYLOAD_KEY);
-    message.encode_length_delimited(&mut buffer).expect("a BytesMut grows as needed");
-    buffer.freeze()
+/// What stands before a message in its frame.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head {
+    pub(crate) kind: Kind,
+    pub(crate) call: u64,
+    pub(crate) method: u32,
+    pub(crate) deadline_ms: u64,
 }
 
-fn envelope(kind: Kind, call: u64) -> Envelope {
-    Envelope { kind: kind.into(), call, ..Envelope::default() }
+impl Head {
+    pub(crate) fn request(call: u64, method: u32, deadline: Option<Duration>) -> Self {
+        Self { kind: Kind::Request, call, method, deadline_ms: deadline.map_or(0, deadline_ms) }
+    }
+
+    pub(crate) fn of(kind: Kind, call: u64) -> Self {
+        Self { kind, call, method: 0, deadline_ms: 0 }
+    }
 }
 
-fn plain(envelope: &Envelope) -> Bytes {
-    envelope.encode_to_vec().into()
+fn number(out: &mut Vec<u8>, tag: u32, value: u64) {
+    if value != 0 {
+        encoding::encode_key(tag, WireType::Varint, out);
+        encoding::encode_varint(value, out);
+    }
 }
 
-pub(crate) fn hello(interface: &str, us: &crate::Identity) -> Bytes {
-    raw_hello(&Hello {
-        protocol: PROTOCOL,
-        interface: interface.to_owned(),
-        component: us.component.clone(),
-        generation: us.generation,
-    })
+/// Appends a frame of these fields, its length before it. `tail` bytes of it follow by other ways.
+fn frame(out: &mut Vec<u8>, head: Head, tail: usize, more: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.put_u32(0);
+    number(out, tag::KIND, head.kind as u64);
+    number(out, tag::CALL, head.call);
+    number(out, tag::METHOD, u64::from(head.method));
+    number(out, tag::DEADLINE_MS, head.deadline_ms);
+    more(out);
+    let length = u32::try_from(out.len() - at - PREFIX + tail).expect("a frame is at most 5 MiB");
+    out[at..at + PREFIX].copy_from_slice(&length.to_be_bytes());
 }
 
-pub(crate) fn raw_hello(hello: &Hello) -> Bytes {
-    with_payload(&envelope(Kind::Hello, NO_CALL), hello)
+/// Appends a whole message in one frame: encoded once, straight to where it is written from.
+pub(crate) fn message(out: &mut Vec<u8>, head: Head, message: &impl Message) {
+    frame(out, head, 0, |out| {
+        encoding::encode_key(tag::PAYLOAD, WireType::LengthDelimited, out);
+        message.encode_length_delimited(out).expect("a Vec grows as needed");
+    });
 }
 
-/// A reply whose payload is not what its method promises.
-#[cfg(test)]
-pub(crate) fn reply_bytes(call: u64, payload: &'static [u8]) -> Bytes {
-    plain(&Envelope { payload: Bytes::from_static(payload), ..envelope(Kind::Reply, call) })
+/// Appends all of a part's frame but its bytes, of which there are `length`. The first of a message has its `total`.
+pub(crate) fn part(out: &mut Vec<u8>, head: Head, total: usize, length: usize) {
+    frame(out, head, length, |out| {
+        number(out, tag::TOTAL, total as u64);
+        encoding::encode_key(tag::PAYLOAD, WireType::LengthDelimited, out);
+        encoding::encode_varint(length as u64, out);
+    });
 }
 
-pub(crate) fn request(call: u64, method: u32, deadline: Option<Duration>, message: &impl Message) -> Bytes {
-    let deadline_ms = deadline.map_or(0, deadline_ms);
-    with_payload(&Envelope { method, deadline_ms, ..envelope(Kind::Request, call) }, message)
+fn text(out: &mut Vec<u8>, text: &str) {
+    let text = &text[..text.floor_char_boundary(MAX_TEXT)];
+    encoding::encode_key(tag::TEXT, WireType::LengthDelimited, out);
+    encoding::encode_varint(text.len() as u64, out);
+    out.put_slice(text.as_bytes());
 }
 
-pub(crate) fn reply(call: u64, message: &impl Message) -> Bytes {
-    with_payload(&envelope(Kind::Reply, call), message)
+pub(crate) fn hello(hello: &Hello) -> Vec<u8> {
+    let mut out = Vec::new();
+    message(&mut out, Head::of(Kind::Hello, NO_CALL), hello);
+    out
 }
 
-pub(crate) fn item(call: u64, message: &impl Message) -> Bytes {
-    with_payload(&envelope(Kind::Item, call), message)
+pub(crate) fn end(out: &mut Vec<u8>, call: u64) {
+    frame(out, Head::of(Kind::End, call), 0, |_| {});
 }
 
-pub(crate) fn end(call: u64) -> Bytes {
-    plain(&envelope(Kind::End, call))
+pub(crate) fn late(out: &mut Vec<u8>, call: u64) {
+    frame(out, Head::of(Kind::Late, call), 0, |_| {});
 }
 
-pub(crate) fn failed(call: u64, code: i32, message: &str) -> Bytes {
-    plain(&Envelope { code, text: cut(message).to_owned(), ..envelope(Kind::Failed, call) })
+pub(crate) fn cancel(out: &mut Vec<u8>, call: u64) {
+    frame(out, Head::of(Kind::Cancel, call), 0, |_| {});
 }
 
-pub(crate) fn refused(call: u64, message: &str) -> Bytes {
-    plain(&Envelope { text: cut(message).to_owned(), ..envelope(Kind::Refused, call) })
+pub(crate) fn credit(out: &mut Vec<u8>, call: u64, bytes: u32) {
+    frame(out, Head::of(Kind::Credit, call), 0, |out| number(out, tag::CREDIT, u64::from(bytes)));
 }
 
-pub(crate) fn late(call: u64) -> Bytes {
-    plain(&envelope(Kind::Late, call))
+pub(crate) fn failed(out: &mut Vec<u8>, call: u64, code: i32, message: &str) {
+    frame(out, Head::of(Kind::Failed, call), 0, |out| {
+        // Sign-extended, as protobuf's int32 is.
+        number(out, tag::CODE, i64::from(code).cast_unsigned());
+        text(out, message);
+    });
 }
 
-pub(crate) fn credit(call: u64, bytes: u32) -> Bytes {
-    plain(&Envelope { credit: bytes, ..envelope(Kind::Credit, call) })
-}
-
-pub(crate) fn cancel(call: u64) -> Bytes {
-    plain(&envelope(Kind::Cancel, call))
-}
-
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_TEXT)]
-}
-
-/// Four bytes of length before each frame; a longer one than [`MAX_FRAME`] is an error before anything is allocated.
-pub(crate) fn codec() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec()
+pub(crate) fn refused(out: &mut Vec<u8>, call: u64, message: &str) {
+    frame(out, Head::of(Kind::Refused, call), 0, |out| text(out, message));
 }
 
 #[cfg(test)]
@@ -251,7 +431,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Identity;
+
+    /// One frame without its length.
+    fn encoded(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+        let mut out = Vec::new();
+        write(&mut out);
+        let length = u32::from_be_bytes(*out.first_chunk().unwrap());
+        assert_eq!(length as usize, out.len() - PREFIX);
+        Bytes::from(out).slice(PREFIX..)
+    }
+
+    fn request(blob: &Blob) -> Bytes {
+        encoded(|out| message(out, Head::request(7, 3, Some(Duration::from_millis(250))), blob))
+    }
 
     /// A message of one bytes field, as the interfaces have them.
     #[derive(Clone, PartialEq, Message)]
@@ -263,60 +455,80 @@ mod tests {
     #[test]
     fn request_survives_the_wire() {
         let blob = Blob { data: Bytes::from_static(b"x") };
-        let frame = request(7, 3, Some(Duration::from_millis(250)), &blob);
-        let Frame::Request { call, method, deadline, payload } = Frame::decode(frame).unwrap() else {
+        let bytes = request(&blob);
+        let Frame::Request { call, method, deadline, message } = Frame::decode(&bytes, None).unwrap() else {
             panic!("not a request")
         };
-        assert_eq!((call, method), (7, 3));
+        assert_eq!((call, method, message.total), (7, 3, None));
         assert!(deadline.unwrap() >= Duration::from_millis(250), "a deadline is never shortened");
-        assert_eq!(Blob::decode(payload).unwrap(), blob);
+        assert_eq!(message.payload.decode::<Blob>().unwrap(), blob);
     }
 
     #[test]
-    fn payload_is_a_slice_of_the_frame() {
-        let frame = reply(1, &Blob { data: Bytes::from(vec![9; 1000]) });
-        let range = frame.as_ptr() as usize..frame.as_ptr() as usize + frame.len();
-        let Frame::Reply { payload, .. } = Frame::decode(frame).unwrap() else { panic!("not a reply") };
-        let blob = Blob::decode(payload).unwrap();
+    fn payload_is_a_slice_of_a_frame_that_is_shared() {
+        let reply = Blob { data: Bytes::from(vec![9; 1000]) };
+        let bytes = encoded(|out| message(out, Head::of(Kind::Reply, 1), &reply));
+        let range = bytes.as_ptr() as usize..bytes.as_ptr() as usize + bytes.len();
+        let Frame::Reply { message, .. } = Frame::decode(&bytes, Some(&bytes)).unwrap() else {
+            panic!("not a reply")
+        };
+        let blob: Blob = message.payload.decode().unwrap();
         assert!(range.contains(&(blob.data.as_ptr() as usize)), "the bytes field was copied");
     }
 
     #[test]
-    fn largest_message_fits_the_largest_frame() {
-        let blob = Blob { data: Bytes::from(vec![0; MAX_PAYLOAD - 5]) };
-        assert_eq!(blob.encoded_len(), MAX_PAYLOAD);
-        let frame = request(u64::MAX, u32::MAX, Some(Duration::MAX), &blob);
-        assert!(frame.len() <= MAX_FRAME);
+    fn the_longest_frames_are_within_their_bound() {
+        let head = Head { kind: Kind::Request, call: u64::MAX, method: u32::MAX, deadline_ms: u64::MAX };
+        let largest = Blob { data: Bytes::from(vec![0; MAX_PAYLOAD - 5]) };
+        assert_eq!(largest.encoded_len(), MAX_PAYLOAD);
+        assert!(encoded(|out| message(out, head, &largest)).len() <= longest(1));
+        let mut first = Vec::new();
+        part(&mut first, head, MAX_PAYLOAD, PART);
+        assert!(first.len() + PART <= longest(2));
     }
 
     #[test]
-    fn long_error_text_is_cut_at_a_character() {
+    fn part_says_what_follows_it() {
+        let mut bytes = Vec::new();
+        part(&mut bytes, Head::of(Kind::Item, 9), 100_000, 3);
+        bytes.extend_from_slice(b"abc");
+        let length = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
+        assert_eq!(length, bytes.len() - PREFIX);
+        let Frame::Item { call, message } = Frame::decode(&bytes[PREFIX..], None).unwrap() else {
+            panic!("not an item")
+        };
+        assert_eq!((call, message.total, message.payload.as_slice()), (9, Some(100_000), &b"abc"[..]));
+    }
+
+    #[test]
+    fn error_code_and_text_survive_the_wire_and_long_text_is_cut_at_a_character() {
         let text = "ä".repeat(MAX_TEXT);
-        let Frame::Failed { message, .. } = Frame::decode(failed(1, 2, &text)).unwrap() else {
+        let bytes = encoded(|out| failed(out, 1, -2, &text));
+        let Frame::Failed { code, message, .. } = Frame::decode(&bytes, None).unwrap() else {
             panic!("not a failure")
         };
-        assert_eq!(message.len(), MAX_TEXT);
+        assert_eq!((code, message.len()), (-2, MAX_TEXT));
     }
 
     #[test]
-    fn hello_survives_the_wire() {
-        let frame = hello("apiary.test.v1.Test", &Identity::new("edgehub", 42));
-        let Frame::Hello(hello) = Frame::decode(frame).unwrap() else { panic!("not a hello") };
-        assert_eq!(hello.protocol, PROTOCOL);
-        assert_eq!((hello.component.as_str(), hello.generation), ("edgehub", 42));
+    fn unknown_kind_is_an_error_and_an_unknown_field_is_not() {
+        assert!(matches!(Frame::decode(&[8, 99], None), Err(FrameError::Kind(99))));
+        assert!(matches!(Frame::decode(&[], None), Err(FrameError::Kind(0))));
+        // Field 15, a number, behind an `End` of call 4.
+        assert!(matches!(Frame::decode(&[8, 6, 16, 4, 120, 1], None), Ok(Frame::End { call: 4 })));
     }
 
     #[test]
-    fn unknown_kind_is_an_error() {
-        let frame = plain(&Envelope { kind: 99, ..Envelope::default() });
-        assert!(matches!(Frame::decode(frame), Err(FrameError::Kind(99))));
-        assert!(matches!(Frame::decode(Bytes::new()), Err(FrameError::Kind(0))));
+    fn field_of_the_wrong_type_or_cut_short_is_an_error() {
+        assert!(matches!(Frame::decode(&[10, 0], None), Err(FrameError::Field { tag: 1, .. })));
+        assert!(matches!(Frame::decode(&[66, 5, 1], None), Err(FrameError::Field { tag: 8, .. })));
+        assert!(matches!(Frame::decode(&[58, 1, 0xff], None), Err(FrameError::Field { tag: 7, .. })));
     }
 
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-            let _ = Frame::decode(Bytes::from(bytes));
+            let _ = Frame::decode(&bytes, None);
         }
 
         #[test]
@@ -325,11 +537,10 @@ mod tests {
             at in any::<prop::sample::Index>(),
             with in any::<u8>(),
         ) {
-            let frame = request(1, 2, Some(Duration::from_secs(1)), &Blob { data: data.into() });
-            let mut bytes = frame.to_vec();
+            let mut bytes = request(&Blob { data: data.into() }).to_vec();
             let at = at.index(bytes.len());
             bytes[at] = with;
-            let _ = Frame::decode(Bytes::from(bytes));
+            let _ = Frame::decode(&bytes, None);
         }
     }
 }

@@ -37,6 +37,11 @@ pub enum Shape {
 }
 
 impl Interface {
+    /// The number of its newest method: what a hello says of the interface, since methods are only ever added.
+    pub fn revision(&self) -> u32 {
+        u32::try_from(self.methods.len()).unwrap_or(u32::MAX)
+    }
+
     /// The method with this number.
     pub fn by_number(&self, number: u32) -> Option<&'static Method> {
         let index = usize::try_from(number).ok()?.checked_sub(1)?;
@@ -63,12 +68,14 @@ pub struct Identity {
     pub component: String,
     /// Tells one start of a component from the next; rises.
     pub generation: u64,
+    /// Of its software; what is refused for its version names it.
+    pub version: &'static str,
 }
 
 impl Identity {
-    /// An identity for the hello.
+    /// An identity for the hello, of the version this was built as: all components are built together.
     pub fn new(component: impl Into<String>, generation: u64) -> Self {
-        Self { component: component.into(), generation }
+        Self { component: component.into(), generation, version: env!("CARGO_PKG_VERSION") }
     }
 }
 

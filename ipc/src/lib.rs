@@ -31,36 +31,50 @@ mod backoff;
 pub mod blocking;
 mod client;
 mod connection;
+mod deadline;
 mod error;
 mod frame;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
+mod inbox;
 mod interface;
+mod link;
+mod outbox;
+mod parts;
 mod server;
 mod session;
 mod sink;
 mod stats;
 mod streaming;
+mod table;
 mod throttle;
 mod transport;
 
 pub use client::{Caller, Channel, DEFAULT_DEADLINE};
+pub use deadline::{deadline, remaining};
 pub use error::{CallError, ErrorCode, Fail};
-pub use frame::{MAX_PAYLOAD, PROTOCOL};
+pub use frame::{MAX_PAYLOAD, OLDEST_PROTOCOL, PART, PROTOCOL};
 pub use interface::{Identity, Interface, Method, Shape};
+pub use outbox::WRITE_QUEUE;
 pub use server::{Admission, ServeError, Server, bind};
-pub use session::{Answer, Call, Handling, Malformed, Peer, Service};
+pub use session::{Answer, Call, Handling, Malformed, Peer, Request, Service};
 pub use sink::{Gone, Sink};
 pub use stats::{LATENCY_BOUNDS, LinkStats, MethodStats, Stats};
 pub use streaming::Streaming;
-pub use transport::WRITE_QUEUE;
 
 /// Bytes a stream's server may be ahead of its reader: 256 KiB, so that a batch of small items costs one wake-up.
 ///
 /// An item counts its length plus 64 bytes, at most half the window; so a stream never holds more than two items larger
 /// than that, and a reader that stands still costs a bounded amount of memory.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Bytes of large requests one connection may have in work, and of messages in parts it may have unfinished: 8 MiB, two
+/// of the largest.
+///
+/// A client waits for its turn; a server disconnects who does not. So what a peer can make this process hold is known
+/// before it is allocated.
+pub const IN_WORK: usize = 2 * MAX_PAYLOAD;
 
 /// What one item takes out of the window.
 fn item_cost(payload: usize) -> u32 {

@@ -201,7 +201,7 @@ impl<S: Service> Shared<S> {
                 let uid = creds.euid().unwrap_or(u32::MAX);
                 let pid = creds.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
                 let Stream::UdSocket(stream) = stream;
-                let (reader, mut writer) = transport::framed(stream.into());
+                let (inbox, mut writer) = transport::split(stream.into());
                 match admission {
                     Admission::Link { client, uid: expected, .. } if *expected != uid => {
                         let ended = violation(format!(
@@ -217,7 +217,7 @@ impl<S: Service> Shared<S> {
                         };
                         let counters = Arc::clone(&counters);
                         let admitted = Admitted { component, uid, pid, counters };
-                        session::serve(&self.service, &self.us, reader, writer, admitted).await
+                        session::serve(&self.service, &self.us, inbox, writer, admitted).await
                     }
                 }
             }

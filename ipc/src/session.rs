@@ -1,25 +1,26 @@
 //! The server's side of one connection: who the peer is, what it may call, and the calls it has in flight.
 
-use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
 use prost::Message;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument as _;
-use tracing::instrument::Instrumented;
 
+use crate::deadline::Within;
 use crate::error::Fail;
-use crate::frame::{self, Frame, FrameError, Hello, NO_CALL};
+use crate::frame::{self, Frame, FrameError, Head, Hello, Kind, NO_CALL, Payload, Piece};
+use crate::inbox::{Inbox, Taken};
+use crate::parts::Assembly;
 use crate::sink::{Credit, Sink};
 use crate::stats::{Counters, Outcome};
-use crate::transport::{Outgoing, Reader, Writer, lock, spawn_writer};
-use crate::{ErrorCode, Identity, Interface, MAX_PAYLOAD, Method, PROTOCOL, Shape};
+use crate::table::Table;
+use crate::transport::{Line, Stall, Writer};
+use crate::{ErrorCode, Identity, Interface, MAX_PAYLOAD, Method, Shape};
 
 /// The first frame must come within 5 s of the connection: clients send it at once.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,6 +39,8 @@ pub struct Peer {
     pub pid: u32,
     /// As its hello says.
     pub generation: u64,
+    /// Of its software, as its hello says; empty when it says none.
+    pub version: String,
 }
 
 /// What generated servers implement.
@@ -47,55 +50,59 @@ pub trait Service: Send + Sync + 'static {
     /// Decodes the request and returns the work, or says that it does not decode.
     ///
     /// The work may be dropped at any await point: at its deadline, when its caller cancels, when the peer is gone.
-    fn handle(&self, call: Call) -> Result<Handling, Malformed>;
+    fn handle(&self, call: Call, request: Request<'_>) -> Result<Handling, Malformed>;
 }
 
 /// The work of one call.
 pub type Handling = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-/// The last frame of a call.
+/// A call was answered.
 #[derive(Debug)]
-pub struct Answer {
-    frame: Bytes,
-    outcome: Outcome,
-}
-
-impl Answer {
-    fn good(frame: Bytes) -> Self {
-        Self { frame, outcome: Outcome::Answered }
-    }
-}
+pub struct Answer(Outcome);
 
 /// A request is not the message its method takes.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(String);
 
+/// An encoded request.
+#[derive(Debug)]
+pub struct Request<'a>(Payload<'a>);
+
+impl Request<'_> {
+    /// Decodes it; `bytes` fields of a large one are slices of what was read.
+    pub fn decode<T: Message + Default>(self) -> Result<T, Malformed> {
+        self.0.decode().map_err(|error| Malformed(error.to_string()))
+    }
+}
+
+/// What the tasks of one connection share.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) line: Line<Table>,
+    peer: Peer,
+    interface: &'static Interface,
+    counters: Arc<Counters>,
+}
+
 /// One call, as generated servers see it.
 #[derive(Debug)]
 pub struct Call {
-    peer: Arc<Peer>,
+    serving: Arc<Serving>,
     method: &'static Method,
     id: u64,
-    payload: Bytes,
-    outgoing: Outgoing,
     credit: Option<Credit>,
 }
 
 impl Call {
     /// Who calls.
     pub fn peer(&self) -> &Peer {
-        &self.peer
+        &self.serving.peer
     }
 
     /// Which method; always one of the service's interface.
     pub fn number(&self) -> u32 {
         self.method.number
-    }
-
-    /// The request. Taken once: what it was decoded from is then its own.
-    pub fn request<T: Message + Default>(&mut self) -> Result<T, Malformed> {
-        T::decode(std::mem::take(&mut self.payload)).map_err(|error| Malformed(error.to_string()))
     }
 
     /// For a number that is not in the interface, which the session has excluded.
@@ -106,39 +113,70 @@ impl Call {
     /// Where a stream's items go.
     pub fn sink<T: Message>(&self) -> Sink<T> {
         let credit = self.credit.clone().unwrap_or_else(Credit::full);
-        Sink::new(self.id, self.outgoing.clone(), credit)
+        Sink::new(self.id, Arc::clone(&self.serving), credit)
     }
 
-    /// The answer of a unary method.
-    pub fn reply<R: Message, E: ErrorCode>(&self, result: Result<R, Fail<E>>) -> Answer {
-        match result {
-            Ok(reply) if reply.encoded_len() > MAX_PAYLOAD => {
-                let size = reply.encoded_len();
-                tracing::error!(
-                    method = self.method.name,
-                    size,
-                    limit = MAX_PAYLOAD,
-                    "reply is too large to send"
-                );
-                let reason = format!("the reply of {size} bytes is larger than a frame may be");
-                Answer { frame: frame::refused(self.id, &reason), outcome: Outcome::Failed }
-            }
-            Ok(reply) => Answer::good(frame::reply(self.id, &reply)),
-            Err(fail) => self.fail(&fail),
+    /// Answers a unary method, once less than [`crate::WRITE_QUEUE`] waits for the peer.
+    pub async fn reply<R: Message, E: ErrorCode>(&self, result: Result<R, Fail<E>>) -> Answer {
+        let reply = match result {
+            Ok(reply) => reply,
+            Err(fail) => return self.fail(&fail),
+        };
+        let size = reply.encoded_len();
+        if size > MAX_PAYLOAD {
+            tracing::error!(
+                method = self.method.name,
+                size,
+                limit = MAX_PAYLOAD,
+                "reply is too large to send"
+            );
+            let reason = format!("the reply of {size} bytes is larger than a message may be");
+            return self.answer(Outcome::Failed, |out| frame::refused(out, self.id, &reason));
         }
+        let head = Head::of(Kind::Reply, self.id);
+        // First out of the table, then answered: the peer may start its next call when it has the answer.
+        let send = |state: &mut crate::transport::State<Table>| {
+            state.calls.finish(self.id);
+            state.outbox.message(head, size, &reply);
+        };
+        self.serving.line.with_room(send).await;
+        Answer(Outcome::Answered)
     }
 
-    /// The end of a stream.
+    /// Ends a stream.
     pub fn end<E: ErrorCode>(&self, result: Result<(), Fail<E>>) -> Answer {
         match result {
-            Ok(()) => Answer::good(frame::end(self.id)),
+            Ok(()) => self.answer(Outcome::Answered, |out| frame::end(out, self.id)),
             Err(fail) => self.fail(&fail),
         }
     }
 
     fn fail<E: ErrorCode>(&self, fail: &Fail<E>) -> Answer {
-        let frame = frame::failed(self.id, fail.code.into(), &fail.message);
-        Answer { frame, outcome: Outcome::Failed }
+        let code = fail.code.into();
+        self.answer(Outcome::Failed, |out| frame::failed(out, self.id, code, &fail.message))
+    }
+
+    fn answer(&self, outcome: Outcome, write: impl FnOnce(&mut Vec<u8>)) -> Answer {
+        self.serving.answer(self.id, write);
+        Answer(outcome)
+    }
+}
+
+impl Serving {
+    fn answer(&self, call: u64, write: impl FnOnce(&mut Vec<u8>)) {
+        self.line.with(|state| {
+            state.calls.finish(call);
+            state.outbox.frame(call, write);
+        });
+    }
+
+    fn count(&self, method: &Method, outcome: Outcome, took: Duration) {
+        if method.shape == Shape::Unary {
+            self.counters.answered(took);
+        }
+        if outcome == Outcome::Failed {
+            self.counters.failed(method.index());
+        }
     }
 }
 
@@ -176,29 +214,30 @@ pub(crate) struct Admitted {
 pub(crate) async fn serve<S: Service>(
     service: &S,
     us: &Identity,
-    mut reader: Reader,
+    mut inbox: Inbox,
     mut writer: Writer,
     admitted: Admitted,
-) -> (Option<Arc<Peer>>, Ended) {
+) -> (Option<Peer>, Ended) {
     let interface = service.interface();
-    let hello = match tokio::time::timeout(HELLO_TIMEOUT, reader.next()).await {
-        Ok(first) => accept_hello(first.map(|frame| frame.map(BytesMut::freeze)), interface, &admitted),
+    let accepted = match timeout(HELLO_TIMEOUT, inbox.next()).await {
+        Ok(first) => accept_hello(first, interface, us, &admitted),
         Err(_) => Err(violation("no hello within 5 s")),
     };
-    let hello = match hello {
-        Ok(hello) => hello,
+    let (hello, protocol) = match accepted {
+        Ok(accepted) => accepted,
         Err(ended) => {
             refuse(&mut writer, &ended).await;
             return (None, ended);
         }
     };
-    let peer = Arc::new(Peer {
+    let peer = Peer {
         component: admitted.component.unwrap_or_else(|| format!("uid:{}", admitted.uid)),
         uid: admitted.uid,
         pid: admitted.pid,
         generation: hello.generation,
-    });
-    if let Err(error) = writer.send(frame::hello(interface.name, us)).await {
+        version: hello.version,
+    };
+    if let Err(error) = writer.send(&frame::hello(&Hello::new(interface, us))).await {
         return (Some(peer), Ended::Io(error));
     }
     tracing::debug!(
@@ -206,59 +245,52 @@ pub(crate) async fn serve<S: Service>(
         uid = peer.uid,
         pid = peer.pid,
         generation = peer.generation,
+        version = peer.version,
+        protocol,
         "peer connected"
     );
-    let counters = admitted.counters;
-    let sent = Arc::clone(&counters);
-    let (outgoing, writer) = spawn_writer(writer, move |bytes| sent.sent(bytes));
+    inbox.speak(protocol);
+    let line = Line::new(writer.into_outbox(protocol), Table::new(interface));
+    let serving = Arc::new(Serving { line, peer, interface, counters: admitted.counters });
     let mut session = Session {
-        interface,
-        peer: Arc::clone(&peer),
-        calls: Arc::new(InFlight::new(interface, Arc::clone(&counters))),
-        counters,
-        outgoing,
-        writer,
+        us,
+        serving: Arc::clone(&serving),
+        inbox,
+        arriving: Assembly::default(),
+        stall: Stall::default(),
+        sent: 0,
+        now: Instant::now(),
     };
-    let ended = loop {
-        let frame = match session.next_frame(&mut reader).await {
-            Ok(frame) => frame,
-            Err(ended) => break ended,
-        };
-        if let Err(ended) = session.accept(service, frame) {
-            break ended;
-        }
-    };
-    session.calls.abort_all();
-    if let Ended::Violation { call, rule } = &ended {
-        session.outgoing.push(frame::refused(*call, rule));
-        let _ = tokio::time::timeout(PARTING_TIMEOUT, session.outgoing.flushed()).await;
-    }
-    (Some(peer), ended)
+    let ended = session.run(service).await;
+    session.end(&ended).await;
+    (Some(serving.peer.clone()), ended)
 }
 
 /// Tells a peer that never became one why, as far as it reads.
 pub(crate) async fn refuse(writer: &mut Writer, ended: &Ended) {
     if let Ended::Violation { rule, .. } = ended {
-        let _ = tokio::time::timeout(PARTING_TIMEOUT, writer.send(frame::refused(NO_CALL, rule))).await;
+        let mut words = Vec::new();
+        frame::refused(&mut words, NO_CALL, rule);
+        let _ = timeout(PARTING_TIMEOUT, writer.send(&words)).await;
     }
 }
 
+/// Judges a peer's first frame; also says which protocol to go on in.
 fn accept_hello(
-    first: Option<io::Result<Bytes>>,
+    first: Option<io::Result<Taken<'_>>>,
     interface: &Interface,
+    us: &Identity,
     admitted: &Admitted,
-) -> Result<Hello, Ended> {
+) -> Result<(Hello, u32), Ended> {
     let frame = match first {
         None => return Err(Ended::Closed),
         Some(Err(error)) => return Err(broken_frame(error)),
         Some(Ok(frame)) => frame,
     };
-    let Frame::Hello(hello) = Frame::decode(frame).map_err(|error| undecodable(&error))? else {
+    let Frame::Hello(hello) = frame.parse().map_err(|error| undecodable(&error))? else {
         return Err(violation("the first frame is no hello"));
     };
-    if hello.protocol != PROTOCOL {
-        return Err(violation(format!("protocol version {}, this server speaks {PROTOCOL}", hello.protocol)));
-    }
+    let protocol = hello.negotiate(us).map_err(violation)?;
     if hello.interface != interface.name {
         return Err(violation(format!("interface {}, this server has {}", hello.interface, interface.name)));
     }
@@ -266,252 +298,240 @@ fn accept_hello(
         Some(component) if *component != hello.component => {
             Err(violation(format!("this link is for {component}, not for {}", hello.component)))
         }
-        _ => Ok(hello),
+        _ => Ok((hello, protocol)),
     }
 }
 
-/// A codec error is the peer's doing (an over-long frame) or the socket's.
+/// A frame's length is the peer's doing, the rest the socket's.
 fn broken_frame(error: io::Error) -> Ended {
-    if error.kind() == io::ErrorKind::InvalidData { violation(format!("{error}")) } else { Ended::Io(error) }
+    if error.kind() == io::ErrorKind::InvalidData { violation(error.to_string()) } else { Ended::Io(error) }
 }
 
 fn undecodable(error: &FrameError) -> Ended {
     violation(error.to_string())
 }
 
-struct Session {
-    interface: &'static Interface,
-    peer: Arc<Peer>,
-    counters: Arc<Counters>,
-    calls: Arc<InFlight>,
-    outgoing: Outgoing,
-    writer: JoinHandle<io::Result<()>>,
+struct Session<'a> {
+    us: &'a Identity,
+    serving: Arc<Serving>,
+    inbox: Inbox,
+    /// Requests that arrive in parts. `None`: of a method we do not have, whose call is answered already.
+    arriving: Assembly<Option<Begun>>,
+    stall: Stall,
+    /// Bytes written, as far as they are counted.
+    sent: u64,
+    /// When the clock was last read: what happens between two reads of the socket has one look at it per call.
+    now: Instant,
 }
 
-impl Drop for Session {
+/// A call whose request is allowed.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    method: &'static Method,
+    began: Instant,
+    until: Option<Instant>,
+}
+
+impl Drop for Session<'_> {
     fn drop(&mut self) {
-        self.calls.abort_all();
-        self.writer.abort();
+        self.serving.line.with(|state| state.calls.cancel_all());
+        self.serving.line.close();
     }
 }
 
-impl Session {
-    /// Reads a frame once the peer has taken enough of what it asked for.
-    async fn next_frame(&mut self, reader: &mut Reader) -> Result<Frame, Ended> {
-        let next = async {
-            self.outgoing.room().await;
-            reader.next().await
-        };
-        let next = tokio::select! {
-            biased;
-            next = next => next,
-            written = &mut self.writer => {
-                return Err(match written {
-                    Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => violation(error.to_string()),
-                    Ok(Err(error)) => Ended::Io(error),
-                    _ => Ended::Closed,
-                });
+impl Session<'_> {
+    async fn run<S: Service>(&mut self, service: &S) -> Ended {
+        loop {
+            self.now = Instant::now();
+            if let Err(ended) = self.frames(service) {
+                return ended;
             }
-        };
-        match next {
-            None => Err(Ended::Closed),
-            Some(Err(error)) => Err(broken_frame(error)),
-            Some(Ok(frame)) => {
-                self.counters.received(frame.len() + 4);
-                Frame::decode(frame.freeze()).map_err(|error| undecodable(&error))
+            if let Err(ended) = poll_fn(|cx| self.poll_io(cx)).await {
+                return ended;
             }
         }
     }
 
-    fn accept<S: Service>(&self, service: &S, frame: Frame) -> Result<(), Ended> {
-        match frame {
-            Frame::Request { call, method, deadline, payload } => {
-                self.start(service, call, method, deadline, payload)
-            }
-            Frame::Cancel { call } => {
-                self.calls.cancel(call);
+    /// Ends all calls, and tells a peer that broke a rule which.
+    async fn end(&mut self, ended: &Ended) {
+        self.serving.line.with(|state| state.calls.cancel_all());
+        if let Ended::Violation { call, rule } = ended {
+            self.serving.line.with(|state| state.outbox.frame(*call, |out| frame::refused(out, *call, rule)));
+            let _ = timeout(PARTING_TIMEOUT, self.serving.line.flushed()).await;
+        }
+    }
+
+    /// Writes, and reads once the peer has taken enough of what it asked for. Ready when there may be frames.
+    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        let line = &self.serving.line;
+        let (flushed, sent) = line.poll_flush(cx);
+        if sent != self.sent {
+            self.serving.counters.sent(sent - std::mem::replace(&mut self.sent, sent));
+        }
+        if let Poll::Ready(Err(error)) = flushed {
+            return Poll::Ready(Err(Ended::Io(error)));
+        }
+        if let Poll::Ready(stalled) = self.stall.poll(flushed.is_ready(), sent, cx) {
+            return Poll::Ready(Err(violation(stalled)));
+        }
+        if !line.has_room() {
+            return Poll::Pending;
+        }
+        if self.inbox.has_frame() {
+            return Poll::Ready(Ok(()));
+        }
+        self.inbox.poll_fill(cx).map(|read| match read {
+            Ok(0) => Err(Ended::Closed),
+            Ok(bytes) => {
+                self.serving.counters.received(bytes);
+                line.lock().outbox.awake();
                 Ok(())
             }
-            Frame::Credit { call, bytes } => self.calls.grant(call, bytes),
-            _ => Err(violation("a frame only servers send")),
-        }
+            Err(error) => Err(Ended::Io(error)),
+        })
     }
 
-    fn start<S: Service>(
+    /// Acts on what has been read, as long as the peer takes its answers.
+    fn frames<S: Service>(&mut self, service: &S) -> Result<(), Ended> {
+        let Self { us, serving, inbox, arriving, now, .. } = self;
+        while serving.line.has_room() {
+            let Some(taken) = inbox.take().map_err(|error| undecodable(&error))? else { break };
+            match taken.parse().map_err(|error| undecodable(&error))? {
+                Frame::Request { call, method, deadline, message } => {
+                    if let Some(begun) = serving.begin(us, call, method, deadline, *now, message)? {
+                        let whole =
+                            arriving.take(call, message, begun).map_err(|rule| in_call(call, rule))?;
+                        if let Some((Some(begun), payload)) = whole {
+                            *now = serving.start(service, call, begun, payload)?;
+                        }
+                    }
+                }
+                Frame::Part { call, payload } => {
+                    let whole = arriving.add(call, payload).map_err(|rule| in_call(call, rule))?;
+                    if let Some((Some(begun), bytes)) = whole {
+                        *now = serving.start(service, call, begun, Payload::whole(&bytes))?;
+                    }
+                }
+                Frame::Cancel { call } => {
+                    arriving.cancel(call);
+                    serving.cancel(call);
+                }
+                Frame::Credit { call, bytes } => {
+                    let granted = serving.line.lock().calls.grant(call, bytes);
+                    granted.map_err(|rule| in_call(call, rule))?;
+                }
+                _ => return Err(violation("a frame only servers send")),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serving {
+    /// Judges a request by all but its contents. `None` when it is done with; `Some(None)` when its parts are to be
+    /// ignored.
+    fn begin(
         &self,
-        service: &S,
+        us: &Identity,
         call: u64,
         number: u32,
         deadline: Option<Duration>,
-        payload: Bytes,
-    ) -> Result<(), Ended> {
-        let method = self
-            .interface
-            .by_number(number)
-            .ok_or_else(|| in_call(call, format!("{} has no method {number}", self.interface.name)))?;
+        now: Instant,
+        message: Piece<'_>,
+    ) -> Result<Option<Option<Begun>>, Ended> {
+        let Some(method) = self.interface.by_number(number) else {
+            let rule = format!(
+                "{} {} has no method {number}: its {} ends at {}",
+                us.component,
+                us.version,
+                self.interface.name,
+                self.interface.revision()
+            );
+            if number == 0 {
+                return Err(in_call(call, rule));
+            }
+            // A newer client's: it may go on with the methods that both know.
+            self.counters.refused(&rule);
+            self.answer(call, |out| frame::refused(out, call, &rule));
+            return Ok(message.total.map(|_| None));
+        };
         if !self.counters.allows(method) {
             return Err(in_call(call, format!("{} may not call {}", self.peer.component, method.name)));
         }
-        if payload.len() > method.max_request {
-            let size = payload.len();
-            return Err(in_call(
-                call,
-                format!("{} takes at most {} bytes, these are {size}", method.name, method.max_request),
-            ));
+        let size = message.total.unwrap_or(message.payload.len());
+        if size > method.max_request {
+            let (name, limit) = (method.name, method.max_request);
+            return Err(in_call(call, format!("{name} takes at most {limit} bytes, these are {size}")));
         }
-        self.calls.admit(call, method)?;
+        {
+            let mut state = self.line.lock();
+            state.calls.admit(call, method, size).map_err(|rule| in_call(call, rule))?;
+            if message.total.is_some() {
+                state.calls.begin(call, method, size);
+            }
+        }
         self.counters.called(method);
-        let began = Instant::now();
+        let until = deadline.and_then(|deadline| now.checked_add(deadline));
+        Ok(Some(Some(Begun { method, began: now, until })))
+    }
+
+    /// Starts the work of a call, and returns the time.
+    fn start<S: Service>(
+        self: &Arc<Self>,
+        service: &S,
+        call: u64,
+        begun: Begun,
+        payload: Payload<'_>,
+    ) -> Result<Instant, Ended> {
+        let Begun { method, began, until } = begun;
+        let size = payload.len();
         let credit = (method.shape == Shape::Stream).then(Credit::full);
-        let request = Call {
-            peer: Arc::clone(&self.peer),
-            method,
-            id: call,
-            payload,
-            outgoing: self.outgoing.clone(),
-            credit: credit.clone(),
-        };
-        let handling = service.handle(request).map_err(|malformed| {
+        let request = Call { serving: Arc::clone(self), method, id: call, credit: credit.clone() };
+        let handling = service.handle(request, Request(payload)).map_err(|malformed| {
             in_call(call, format!("request of {} does not decode: {malformed}", method.name))
         })?;
-        let mut handling = handling.instrument(tracing::debug_span!(
-            "call",
-            peer = self.peer.component,
-            method = method.name
-        ));
+        let span = tracing::debug_span!("call", peer = self.peer.component, method = method.name);
+        let mut handling = Within { until, handling: handling.instrument(span) };
         // Most unary calls have nothing to wait for: those are answered here, without a task, a timer or a place in the
         // table. The others are polled again by their task, which the waker given here stands in for.
         if credit.is_none()
-            && let Poll::Ready(answer) = Pin::new(&mut handling).poll(&mut Context::from_waker(Waker::noop()))
+            && let Poll::Ready(Answer(outcome)) =
+                Pin::new(&mut handling).poll(&mut Context::from_waker(Waker::noop()))
         {
-            self.counters.answered(began.elapsed());
-            if answer.outcome == Outcome::Failed {
-                self.counters.failed(method.index());
-            }
-            self.outgoing.push(answer.frame);
-            return Ok(());
+            let now = Instant::now();
+            self.count(method, outcome, now - began);
+            return Ok(now);
         }
-        self.spawn(call, method, credit, deadline, began, handling);
-        Ok(())
-    }
-
-    fn spawn(
-        &self,
-        call: u64,
-        method: &Method,
-        credit: Option<Credit>,
-        deadline: Option<Duration>,
-        began: Instant,
-        handling: Instrumented<Handling>,
-    ) {
-        let index = method.index();
-        let unary = credit.is_none();
-        let calls = Arc::clone(&self.calls);
-        let outgoing = self.outgoing.clone();
+        let serving = Arc::clone(self);
         let work = async move {
-            let answer = match deadline {
-                None => handling.await,
-                Some(deadline) => match tokio::time::timeout(deadline, handling).await {
-                    Ok(answer) => answer,
-                    Err(_) => Answer { frame: frame::late(call), outcome: Outcome::Failed },
+            let outcome = match until {
+                None => handling.await.0,
+                Some(until) => match timeout_at(until, handling).await {
+                    Ok(answer) => answer.0,
+                    Err(_) => {
+                        serving.answer(call, |out| frame::late(out, call));
+                        Outcome::Failed
+                    }
                 },
             };
-            // First out of the table, then answered: the peer may start its next call when it has the answer.
-            calls.finish(call);
-            if unary {
-                calls.counters.answered(began.elapsed());
-            }
-            if answer.outcome == Outcome::Failed {
-                calls.counters.failed(index);
-            }
-            outgoing.push(answer.frame);
+            serving.count(method, outcome, began.elapsed());
         };
-        self.calls.begin(call, method, credit, || tokio::spawn(work).abort_handle());
-    }
-}
-
-/// The calls of one connection that have no answer yet.
-struct InFlight {
-    table: Mutex<Table>,
-    counters: Arc<Counters>,
-}
-
-struct Table {
-    calls: HashMap<u64, Running>,
-    /// How many of each method, by its index.
-    per_method: Vec<usize>,
-}
-
-struct Running {
-    method: usize,
-    task: AbortHandle,
-    credit: Option<Credit>,
-}
-
-impl InFlight {
-    fn new(interface: &Interface, counters: Arc<Counters>) -> Self {
-        let table = Table { calls: HashMap::new(), per_method: vec![0; interface.methods.len()] };
-        Self { table: Mutex::new(table), counters }
-    }
-
-    /// Whether the peer may have this call in flight. Only its own session adds calls, so the answer holds until then.
-    fn admit(&self, call: u64, method: &Method) -> Result<(), Ended> {
-        let table = lock(&self.table);
-        if table.per_method[method.index()] >= method.at_once {
-            return Err(in_call(
-                call,
-                format!("more than {} calls of {} at once", method.at_once, method.name),
-            ));
+        let mut state = self.line.lock();
+        if !state.calls.has(call) {
+            state.calls.begin(call, method, size);
         }
-        if call == NO_CALL || table.calls.contains_key(&call) {
-            return Err(in_call(call, format!("call number {call} is in use")));
-        }
-        Ok(())
+        // Under the lock, so that a call is in the table before it can finish.
+        state.calls.working(call, tokio::spawn(work).abort_handle(), credit);
+        Ok(began)
     }
 
-    /// Starts the work under the lock, so that a call is in the table before it can finish.
-    fn begin(&self, call: u64, method: &Method, credit: Option<Credit>, spawn: impl FnOnce() -> AbortHandle) {
-        let mut table = lock(&self.table);
-        table.per_method[method.index()] += 1;
-        table.calls.insert(call, Running { method: method.index(), task: spawn(), credit });
-    }
-
-    fn finish(&self, call: u64) -> Option<Running> {
-        let mut table = lock(&self.table);
-        let running = table.calls.remove(&call)?;
-        table.per_method[running.method] -= 1;
-        if let Some(credit) = &running.credit {
-            credit.close();
-        }
-        Some(running)
-    }
-
-    /// A cancel of a call that has just been answered is no error.
     fn cancel(&self, call: u64) {
-        if let Some(running) = self.finish(call) {
-            self.counters.failed(running.method);
-            running.task.abort();
-        }
-    }
-
-    fn grant(&self, call: u64, bytes: u32) -> Result<(), Ended> {
-        let table = lock(&self.table);
-        match table.calls.get(&call) {
-            // On its way while the stream ended.
-            None => Ok(()),
-            Some(Running { credit: Some(credit), .. }) if credit.grant(bytes) => Ok(()),
-            Some(Running { credit: Some(_), .. }) => Err(in_call(call, "credit beyond the stream window")),
-            Some(Running { credit: None, .. }) => Err(in_call(call, "credit for a call that is no stream")),
-        }
-    }
-
-    fn abort_all(&self) {
-        let calls = std::mem::take(&mut lock(&self.table).calls);
-        for running in calls.into_values() {
-            if let Some(credit) = &running.credit {
-                credit.close();
-            }
-            running.task.abort();
+        let cancelled = self.line.with(|state| {
+            state.outbox.forget(call);
+            state.calls.cancel(call)
+        });
+        if let Some(method) = cancelled {
+            self.counters.failed(method);
         }
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use prost::Message;
 use tokio::sync::Semaphore;
 
-use crate::transport::Outgoing;
-use crate::{MAX_PAYLOAD, STREAM_WINDOW, frame, item_cost};
+use crate::frame::{self, Head, Kind};
+use crate::session::Serving;
+use crate::{MAX_PAYLOAD, STREAM_WINDOW, item_cost};
 
 /// The reader of a stream is gone: cancelled, or its connection ended. The handler has nothing left to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +19,7 @@ pub struct Gone;
 #[derive(Debug)]
 pub struct Sink<T> {
     call: u64,
-    outgoing: Outgoing,
+    serving: Arc<Serving>,
     credit: Credit,
     types: PhantomData<fn(T)>,
 }
@@ -47,24 +48,39 @@ impl Credit {
 }
 
 impl<T: Message> Sink<T> {
-    pub(crate) fn new(call: u64, outgoing: Outgoing, credit: Credit) -> Self {
-        Self { call, outgoing, credit, types: PhantomData }
+    pub(crate) fn new(call: u64, serving: Arc<Serving>, credit: Credit) -> Self {
+        Self { call, serving, credit, types: PhantomData }
     }
 
-    /// Sends one item, waiting while the reader is [`STREAM_WINDOW`] behind.
+    /// Sends one item, waiting while the reader is [`STREAM_WINDOW`] behind, or [`crate::WRITE_QUEUE`] waits for its
+    /// connection.
     ///
     /// An item above [`MAX_PAYLOAD`] cannot travel: it is logged and ends the stream.
     pub async fn send(&self, item: T) -> Result<(), Gone> {
         let size = item.encoded_len();
         if size > MAX_PAYLOAD {
             tracing::error!(size, limit = MAX_PAYLOAD, "stream item is too large to send");
-            let reason = format!("an item of {size} bytes is larger than a frame may be");
-            self.outgoing.push(frame::refused(self.call, &reason));
+            let reason = format!("an item of {size} bytes is larger than a message may be");
+            let call = self.call;
+            self.serving
+                .line
+                .with(|state| state.outbox.frame(call, |out| frame::refused(out, call, &reason)));
             self.credit.close();
             return Err(Gone);
         }
         self.credit.0.acquire_many(item_cost(size)).await.map_err(|_| Gone)?.forget();
-        if self.outgoing.push(frame::item(self.call, &item)) { Ok(()) } else { Err(Gone) }
+        let head = Head::of(Kind::Item, self.call);
+        self.serving
+            .line
+            .with_room(|state| {
+                // The wait for room may have seen the reader go.
+                if self.is_closed() {
+                    return Err(Gone);
+                }
+                state.outbox.message(head, size, &item);
+                Ok(())
+            })
+            .await
     }
 
     /// Whether the reader is gone, for handlers that wait for something else.

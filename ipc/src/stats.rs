@@ -149,8 +149,8 @@ impl Counters {
         self.add(&self.received, bytes as u64);
     }
 
-    pub(crate) fn sent(&self, bytes: usize) {
-        self.add(&self.sent, bytes as u64);
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.add(&self.sent, bytes);
     }
 
     pub(crate) fn refused(&self, reason: &str) {

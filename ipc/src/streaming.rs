@@ -4,9 +4,9 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use crate::client::Slot;
 use futures_util::{Stream, StreamExt};
 use prost::Message;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::connection::{Event, Incoming};
 use crate::{CallError, ErrorCode};
@@ -19,12 +19,12 @@ use crate::{CallError, ErrorCode};
 pub struct Streaming<T, E> {
     // Before the permit: the cancel must be on its way when the next stream of this method may open.
     incoming: Option<Incoming>,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
     types: PhantomData<fn() -> (T, E)>,
 }
 
 impl<T: Message + Default, E: ErrorCode> Streaming<T, E> {
-    pub(crate) fn new(incoming: Incoming, slot: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn new(incoming: Incoming, slot: Slot) -> Self {
         Self { incoming: Some(incoming), _slot: slot, types: PhantomData }
     }
 

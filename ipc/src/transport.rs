@@ -1,142 +1,150 @@
-//! One socket as frames: the reading half, and a writer task that flushes together what is ready together.
+//! One connected socket, as both sides of it use it: a lock over what is to be written and what is in flight, and a task
+//! that reads, and writes what is not written at once.
 
+use std::future::poll_fn;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::SinkExt;
 use interprocess::local_socket::tokio::Stream;
 use interprocess::local_socket::traits::tokio::Stream as _;
 use interprocess::local_socket::{GenericFilePath, ToFsName};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
-use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
 
-use crate::frame;
+use crate::inbox::Inbox;
+use crate::outbox::{Outbox, WRITE_QUEUE};
 
-/// Bytes that wait to be written to one peer before the server reads no further request of it: 1 MiB.
-pub const WRITE_QUEUE: usize = 1024 * 1024;
-
-/// A flush that takes longer ends the connection: both sides read whenever something is there, so a peer that takes
-/// nothing for 30 s hangs.
+/// A peer that takes nothing for so long ends the connection: both sides read whenever something is there, so it hangs.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 
-/// Written per flush: one wake-up of the peer then moves a burst of small frames.
-const BATCH: usize = 64 * 1024;
-
-/// Read at once: 16 KiB, since every connection comes to own a buffer of this size.
-const READ_BUFFER: usize = 16 * 1024;
-
-pub(crate) type Reader = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
-pub(crate) type Writer = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
-
-pub(crate) async fn connect(path: &Path) -> io::Result<(Reader, Writer)> {
+pub(crate) async fn connect(path: &Path) -> io::Result<(Inbox, Writer)> {
     let name = path.to_fs_name::<GenericFilePath>()?;
     let Stream::UdSocket(stream) = Stream::connect(name).await?;
-    Ok(framed(stream.into()))
+    Ok(split(stream.into()))
 }
 
-pub(crate) fn framed(stream: UnixStream) -> (Reader, Writer) {
+pub(crate) fn split(stream: UnixStream) -> (Inbox, Writer) {
     let (read, write) = stream.into_split();
-    let reader = FramedRead::with_capacity(read, frame::codec(), READ_BUFFER);
-    let mut writer = FramedWrite::new(write, frame::codec());
-    writer.set_backpressure_boundary(2 * BATCH);
-    (reader, writer)
+    (Inbox::new(read), Writer(write))
 }
 
-/// The queue in front of a writer task. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Outgoing {
-    frames: mpsc::UnboundedSender<Bytes>,
-    queued: Arc<Queued>,
+/// The writing half before the hellos are exchanged.
+#[derive(Debug)]
+pub(crate) struct Writer(OwnedWriteHalf);
+
+impl Writer {
+    pub(crate) async fn send(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.0.write_all(frame).await
+    }
+
+    pub(crate) fn into_outbox(self, protocol: u32) -> Outbox {
+        Outbox::new(self.0, protocol)
+    }
 }
 
-#[derive(Debug, Default)]
-struct Queued {
-    bytes: AtomicUsize,
+/// What the users of a connection share: the outbox, and the calls in flight, `T`, which change together.
+#[derive(Debug)]
+pub(crate) struct Line<T> {
+    state: Mutex<State<T>>,
+    /// As the outbox says, for a look without the lock.
+    queued: AtomicUsize,
     fell: Notify,
 }
 
-impl Outgoing {
-    /// Queues a frame. False when the writer has ended, with the connection.
-    ///
-    /// The queue itself has no bound: what may be in it is bounded by the calls in flight, the stream windows, and
-    /// [`Outgoing::room`].
-    pub(crate) fn push(&self, frame: Bytes) -> bool {
-        self.queued.bytes.fetch_add(frame.len(), Ordering::Relaxed);
-        self.frames.send(frame).is_ok()
+#[derive(Debug)]
+pub(crate) struct State<T> {
+    pub(crate) outbox: Outbox,
+    pub(crate) calls: T,
+}
+
+impl<T> Line<T> {
+    pub(crate) fn new(outbox: Outbox, calls: T) -> Self {
+        Self { state: Mutex::new(State { outbox, calls }), queued: AtomicUsize::new(0), fell: Notify::new() }
     }
 
-    /// Waits until less than [`WRITE_QUEUE`] waits to be written.
-    pub(crate) async fn room(&self) {
-        self.below(WRITE_QUEUE).await;
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State<T>> {
+        lock(&self.state)
     }
 
-    /// Waits until everything pushed so far was handed to the kernel.
-    pub(crate) async fn flushed(&self) {
-        self.below(1).await;
+    /// Does something to the line, whose queue may grow by it.
+    pub(crate) fn with<R>(&self, change: impl FnOnce(&mut State<T>) -> R) -> R {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        self.queued.store(state.outbox.queued(), Ordering::Relaxed);
+        result
     }
 
-    async fn below(&self, limit: usize) {
-        while self.queued.bytes.load(Ordering::Relaxed) >= limit {
-            let fell = self.queued.fell.notified();
-            if self.queued.bytes.load(Ordering::Relaxed) < limit {
-                return;
+    /// Does it once less than [`WRITE_QUEUE`] waits to be written.
+    pub(crate) async fn with_room<R>(&self, change: impl FnOnce(&mut State<T>) -> R) -> R {
+        loop {
+            if self.has_room() {
+                return self.with(change);
             }
-            fell.await;
+            let fell = self.fell.notified();
+            if !self.has_room() {
+                fell.await;
+            }
         }
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) < WRITE_QUEUE
+    }
+
+    /// Writes what is queued, as far as the socket takes it. Pending when it does not take all. Also says how many bytes
+    /// it took since the connection began.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> (Poll<io::Result<()>>, u64) {
+        let mut state = self.lock();
+        let flushed = state.outbox.poll_flush(cx);
+        let sent = state.outbox.sent();
+        let before = self.queued.swap(state.outbox.queued(), Ordering::Relaxed);
+        drop(state);
+        if before > 0 {
+            self.fell.notify_waiters();
+        }
+        (flushed, sent)
+    }
+
+    /// Waits until everything was handed to the kernel.
+    pub(crate) async fn flushed(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_flush(cx).0).await
+    }
+
+    /// The connection is over: whoever waits for room goes on, and finds that out.
+    pub(crate) fn close(&self) {
+        self.with(|state| state.outbox.close());
+        self.fell.notify_waiters();
     }
 }
 
-/// Starts the writer task of one connection. It ends when every [`Outgoing`] is gone, or with an error.
-///
-/// `sent` is told how many bytes each flush wrote.
-pub(crate) fn spawn_writer(
-    writer: Writer,
-    sent: impl Fn(usize) + Send + 'static,
-) -> (Outgoing, JoinHandle<io::Result<()>>) {
-    let (frames, ready) = mpsc::unbounded_channel();
-    let queued = Arc::new(Queued::default());
-    let outgoing = Outgoing { frames, queued: Arc::clone(&queued) };
-    (outgoing, tokio::spawn(write(ready, writer, queued, sent)))
+/// Notices that a peer takes nothing. Has a timer only while something waits to be taken.
+#[derive(Debug, Default)]
+pub(crate) struct Stall {
+    timer: Option<std::pin::Pin<Box<Sleep>>>,
+    sent: u64,
 }
 
-async fn write(
-    mut ready: mpsc::UnboundedReceiver<Bytes>,
-    mut writer: Writer,
-    queued: Arc<Queued>,
-    sent: impl Fn(usize),
-) -> io::Result<()> {
-    while let Some(frame) = ready.recv().await {
-        let batch = async {
-            let (mut taken, mut frames) = (frame.len(), 1);
-            writer.feed(frame).await?;
-            while taken < BATCH
-                && let Ok(next) = ready.try_recv()
-            {
-                taken += next.len();
-                frames += 1;
-                writer.feed(next).await?;
-            }
-            SinkExt::<Bytes>::flush(&mut writer).await?;
-            io::Result::Ok((taken, frames))
-        };
-        let stalled = |_| io::Error::new(io::ErrorKind::TimedOut, "peer has not read for 30 s");
-        let (taken, frames) = tokio::time::timeout(WRITE_STALL, batch).await.map_err(stalled)??;
-        sent(taken + 4 * frames);
-        if writer.write_buffer().capacity() > 4 * BATCH {
-            // One large frame must not keep megabytes for the life of the connection.
-            *writer.write_buffer_mut() = BytesMut::new();
+impl Stall {
+    /// Told after each flush; ready when the peer has taken nothing for [`WRITE_STALL`].
+    pub(crate) fn poll(&mut self, flushed: bool, sent: u64, cx: &mut Context<'_>) -> Poll<String> {
+        if flushed {
+            self.timer = None;
+            return Poll::Pending;
         }
-        queued.bytes.fetch_sub(taken, Ordering::Relaxed);
-        queued.fell.notify_waiters();
+        let progress = std::mem::replace(&mut self.sent, sent) != sent;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
+        if progress {
+            timer.as_mut().reset(Instant::now() + WRITE_STALL);
+        }
+        timer.as_mut().poll(cx).map(|()| format!("has taken nothing for {} s", WRITE_STALL.as_secs()))
     }
-    Ok(())
 }
 
 /// Locks, also when another thread panicked while it held the lock: what our locks guard is consistent between statements.

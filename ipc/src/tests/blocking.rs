@@ -74,6 +74,6 @@ async fn call_without_any_server_says_which_socket_it_tried() {
 async fn refusal_is_not_repeated() {
     let bus = Bus::up(link(&["Echo"]));
     let answer = call(&channel(&bus), FAIL, Blob::number(1), Duration::from_secs(5)).await;
-    assert_eq!(answer, Err(CallError::Refused("client may not call Fail".into())));
+    assert_eq!(answer, Err(CallError::Refused("client to server: client may not call Fail".into())));
     assert_eq!(bus.stats().connections_total, 1);
 }

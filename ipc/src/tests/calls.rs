@@ -43,11 +43,16 @@ async fn more_calls_than_may_be_in_flight_wait_for_each_other_on_one_connection(
     assert_eq!(bus.stats(), Stats { connections_total: 1, calls_total: 500, violations_total: 0 });
 }
 
+fn peer(component: String) -> Peer {
+    let version = Identity::new("", 0).version.to_owned();
+    Peer { component, uid: our_uid(), pid: std::process::id(), generation: 5, version }
+}
+
 #[tokio::test]
 async fn peer_of_a_link_is_the_client_it_was_made_for() {
     let mut bus = Bus::up(link_for_all());
     bus.caller().echo(Blob::default()).await.unwrap();
-    let peer = Peer { component: "client".into(), uid: our_uid(), pid: std::process::id(), generation: 5 };
+    let peer = peer("client".to_owned());
     bus.see(Seen::Peer(peer)).await;
 }
 
@@ -55,8 +60,7 @@ async fn peer_of_a_link_is_the_client_it_was_made_for() {
 async fn peer_of_a_socket_for_anyone_is_its_uid() {
     let mut bus = Bus::up(Admission::AnyUser);
     bus.caller().echo(Blob::default()).await.unwrap();
-    let component = format!("uid:{}", our_uid());
-    let peer = Peer { component, uid: our_uid(), pid: std::process::id(), generation: 5 };
+    let peer = peer(format!("uid:{}", our_uid()));
     bus.see(Seen::Peer(peer)).await;
 }
 

@@ -70,7 +70,7 @@ async fn one_stream_too_many_is_refused_without_harm() {
     let caller = bus.caller();
     let mut open = [caller.count(u64::MAX, 1).await, caller.count(u64::MAX, 1).await];
     let refused = caller.count_then(1, 0, false).await.unwrap_err();
-    assert_eq!(refused, CallError::Refused("2 Count streams are open".into()));
+    assert_eq!(refused, CallError::Refused("client to server: 2 Count streams are open".into()));
     assert!(open[0].next().await.unwrap().is_ok());
     let [first, _second] = open;
     drop(first);

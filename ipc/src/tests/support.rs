@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use prost::Message;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::frame::{self, Frame};
-use crate::transport::{Reader, Writer, connect, framed};
+use crate::frame::{self, Frame, Head, Hello, Kind};
+use crate::inbox::Inbox;
+use crate::transport::{Writer, connect, split};
 use crate::*;
 
 pub(super) const ECHO: usize = 0;
@@ -112,17 +112,17 @@ impl Service for TestService {
         &TEST
     }
 
-    fn handle(&self, mut call: Call) -> Result<Handling, Malformed> {
-        let request: Blob = call.request()?;
+    fn handle(&self, call: Call, request: Request<'_>) -> Result<Handling, Malformed> {
+        let request: Blob = request.decode()?;
         let service = self.clone();
         Ok(match call.number() {
             1 => Box::pin(async move {
                 let _ = service.seen.send(Seen::Peer(call.peer().clone()));
-                call.reply::<_, TestError>(Ok(request))
+                call.reply::<_, TestError>(Ok(request)).await
             }),
             2 => Box::pin(async move {
                 service.hang().await;
-                call.reply::<Blob, TestError>(Ok(request))
+                call.reply::<Blob, TestError>(Ok(request)).await
             }),
             3 => {
                 let out = call.sink();
@@ -135,7 +135,7 @@ impl Service for TestService {
             }
             4 => Box::pin(async move {
                 let code = if request.number == 1 { 1 } else { 77 };
-                call.reply::<Blob, i32>(Err(Fail::new(code, "no such blob")))
+                call.reply::<Blob, i32>(Err(Fail::new(code, "no such blob"))).await
             }),
             _ => return Err(call.unknown()),
         })
@@ -249,49 +249,133 @@ impl Caller {
     }
 }
 
+/// A frame with all it may have.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Got {
+    pub(super) kind: Kind,
+    pub(super) call: u64,
+    pub(super) payload: Bytes,
+    pub(super) text: String,
+    pub(super) total: Option<usize>,
+}
+
+impl Got {
+    fn new(frame: &Frame<'_>) -> Self {
+        let plain = |kind, call| Self { kind, call, payload: Bytes::new(), text: String::new(), total: None };
+        let text = |kind, call, text: &str| Self { text: text.to_owned(), ..plain(kind, call) };
+        let piece = |kind, call, message: frame::Piece<'_>| Self {
+            payload: message.payload.to_bytes(),
+            total: message.total,
+            ..plain(kind, call)
+        };
+        match *frame {
+            Frame::Hello(_) => plain(Kind::Hello, 0),
+            Frame::Request { call, message, .. } => piece(Kind::Request, call, message),
+            Frame::Reply { call, message } => piece(Kind::Reply, call, message),
+            Frame::Item { call, message } => piece(Kind::Item, call, message),
+            Frame::Part { call, payload } => Self { payload: payload.to_bytes(), ..plain(Kind::Part, call) },
+            Frame::End { call } => plain(Kind::End, call),
+            Frame::Failed { call, message, .. } => text(Kind::Failed, call, message),
+            Frame::Refused { call, message } => text(Kind::Refused, call, message),
+            Frame::Late { call } => plain(Kind::Late, call),
+            Frame::Credit { call, .. } => plain(Kind::Credit, call),
+            Frame::Cancel { call } => plain(Kind::Cancel, call),
+        }
+    }
+}
+
+/// What a `frame::…` function writes.
+pub(super) fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out);
+    out
+}
+
+pub(super) fn request(call: u64, method: u32, message: &impl Message) -> Vec<u8> {
+    let head = Head::request(call, method, Some(Duration::from_secs(5)));
+    written(|out| frame::message(out, head, message))
+}
+
+/// A message of this kind, whole.
+pub(super) fn message(kind: Kind, call: u64, message: &impl Message) -> Vec<u8> {
+    written(|out| frame::message(out, Head::of(kind, call), message))
+}
+
+/// A part of a message: the first, of `kind`, says how long the whole is.
+pub(super) fn part(head: Head, total: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut out = written(|out| frame::part(out, head, total, bytes.len()));
+    out.extend_from_slice(bytes);
+    out
+}
+
+pub(super) fn hello(interface: &Interface, component: &str) -> Vec<u8> {
+    frame::hello(&Hello::new(interface, &Identity::new(component, 5)))
+}
+
 /// A peer that sends what it is told to.
 pub(super) struct Raw {
-    pub(super) reader: Reader,
-    pub(super) writer: Writer,
+    inbox: Inbox,
+    writer: Writer,
 }
 
 impl Raw {
     pub(super) async fn connect(path: &Path) -> Self {
-        let (reader, writer) = connect(path).await.unwrap();
-        Self { reader, writer }
+        let (inbox, writer) = connect(path).await.unwrap();
+        Self { inbox, writer }
     }
 
     /// Connected, hellos exchanged.
     pub(super) async fn greeted(bus: &Bus) -> Self {
         let mut raw = Self::connect(&bus.path()).await;
-        raw.send(frame::hello(TEST.name, &Identity::new("client", 5))).await;
-        assert!(matches!(raw.receive().await, Some(Frame::Hello(_))));
+        raw.send(hello(&TEST, "client")).await;
+        assert_eq!(raw.receive().await.unwrap().kind, Kind::Hello);
         raw
     }
 
     /// The server's side of the first client to come.
     pub(super) async fn accept(listener: &tokio::net::UnixListener) -> Self {
         let (stream, _) = listener.accept().await.unwrap();
-        let (reader, writer) = framed(stream);
-        Self { reader, writer }
+        let (inbox, writer) = split(stream);
+        Self { inbox, writer }
     }
 
-    pub(super) async fn send(&mut self, frame: Bytes) {
-        self.writer.send(frame).await.unwrap();
+    /// The same, with the client's hello read and this one's sent.
+    pub(super) async fn accept_as(listener: &tokio::net::UnixListener, component: &str) -> Self {
+        let mut server = Self::accept(listener).await;
+        assert_eq!(server.receive().await.unwrap().kind, Kind::Hello);
+        server.send(hello(&TEST, component)).await;
+        server
     }
 
-    pub(super) async fn receive(&mut self) -> Option<Frame> {
-        let frame = tokio::time::timeout(Duration::from_secs(5), self.reader.next()).await;
-        Some(Frame::decode(frame.expect("a frame or the end within 5 s")?.ok()?.freeze()).unwrap())
+    /// The request that comes next.
+    pub(super) async fn requested(&mut self) -> u64 {
+        let got = self.receive().await.expect("a request");
+        assert_eq!(got.kind, Kind::Request);
+        got.call
+    }
+
+    pub(super) async fn send(&mut self, frames: Vec<u8>) {
+        self.writer.send(&frames).await.unwrap();
+    }
+
+    /// Sends, unless the peer has closed.
+    pub(super) async fn try_send(&mut self, frames: &[u8]) -> bool {
+        self.writer.send(frames).await.is_ok()
+    }
+
+    pub(super) async fn receive(&mut self) -> Option<Got> {
+        let frame = tokio::time::timeout(Duration::from_secs(5), self.inbox.next()).await;
+        let frame = frame.expect("a frame or the end within 5 s")?.ok()?;
+        Some(Got::new(&frame.parse().unwrap()))
     }
 
     /// Skips answers until the server's parting words, after which it must close.
     pub(super) async fn refusal(&mut self) -> String {
         loop {
             match self.receive().await {
-                Some(Frame::Refused { message, .. }) => {
+                Some(Got { kind: Kind::Refused, text, .. }) => {
                     assert_eq!(self.receive().await, None, "still connected after a refusal");
-                    return message;
+                    return text;
                 }
                 Some(_) => {}
                 None => panic!("closed without a word"),

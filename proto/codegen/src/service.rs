@@ -326,22 +326,28 @@ impl<T: {service}> ipc::Service for {service}Server<T> {{
         &{table}
     }}
 
-    fn handle(&self, mut call: ipc::Call) -> Result<ipc::Handling, ipc::Malformed> {{
+    fn handle(&self, call: ipc::Call, request: ipc::Request<'_>) -> Result<ipc::Handling, ipc::Malformed> {{
         let service = std::sync::Arc::clone(&self.service);
         match call.number() {{
 "
     );
     for rpc in methods {
         let (number, name) = (rpc.number, rpc.name());
-        let (out, arguments, answer) =
-            if rpc.streams { ("let out = call.sink();", ", out", "end") } else { ("", "", "reply") };
+        let (out, arguments, answer) = if rpc.streams {
+            ("let out = call.sink();", ", out", "call.end(done)")
+        } else {
+            ("", "", "call.reply(done).await")
+        };
         let _ = write!(
             code,
             r"
             {number} => {{
-                let request = call.request()?;
+                let request = request.decode()?;
                 {out}
-                Ok(Box::pin(async move {{ call.{answer}(service.{name}(call.peer(), request{arguments}).await) }}))
+                Ok(Box::pin(async move {{
+                    let done = service.{name}(call.peer(), request{arguments}).await;
+                    {answer}
+                }}))
             }}
 "
         );

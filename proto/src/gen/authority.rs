@@ -328,38 +328,46 @@ impl<T: Authority> ipc::Service for AuthorityServer<T> {
     fn interface(&self) -> &'static ipc::Interface {
         &AUTHORITY
     }
-    fn handle(&self, mut call: ipc::Call) -> Result<ipc::Handling, ipc::Malformed> {
+    fn handle(
+        &self,
+        call: ipc::Call,
+        request: ipc::Request<'_>,
+    ) -> Result<ipc::Handling, ipc::Malformed> {
         let service = std::sync::Arc::clone(&self.service);
         match call.number() {
             1 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.ca(call.peer(), request).await)
+                        let done = service.ca(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             2 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.mint_token(call.peer(), request).await)
+                        let done = service.mint_token(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             3 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.sign_node(call.peer(), request).await)
+                        let done = service.sign_node(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             4 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.sign_server(call.peer(), request).await)
+                        let done = service.sign_server(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }

@@ -699,71 +699,83 @@ impl<T: Control> ipc::Service for ControlServer<T> {
     fn interface(&self) -> &'static ipc::Interface {
         &CONTROL
     }
-    fn handle(&self, mut call: ipc::Call) -> Result<ipc::Handling, ipc::Malformed> {
+    fn handle(
+        &self,
+        call: ipc::Call,
+        request: ipc::Request<'_>,
+    ) -> Result<ipc::Handling, ipc::Malformed> {
         let service = std::sync::Arc::clone(&self.service);
         match call.number() {
             1 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.status(call.peer(), request).await)
+                        let done = service.status(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             2 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.restart(call.peer(), request).await)
+                        let done = service.restart(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             3 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 let out = call.sink();
                 Ok(
                     Box::pin(async move {
-                        call.end(service.logs(call.peer(), request, out).await)
+                        let done = service.logs(call.peer(), request, out).await;
+                        call.end(done)
                     }),
                 )
             }
             4 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.start(call.peer(), request).await)
+                        let done = service.start(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             5 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.stop(call.peer(), request).await)
+                        let done = service.stop(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             6 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.reexec(call.peer(), request).await)
+                        let done = service.reexec(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             7 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.links(call.peer(), request).await)
+                        let done = service.links(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             8 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.privileges(call.peer(), request).await)
+                        let done = service.privileges(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }

@@ -316,39 +316,47 @@ impl<T: Controllers> ipc::Service for ControllersServer<T> {
     fn interface(&self) -> &'static ipc::Interface {
         &CONTROLLERS
     }
-    fn handle(&self, mut call: ipc::Call) -> Result<ipc::Handling, ipc::Malformed> {
+    fn handle(
+        &self,
+        call: ipc::Call,
+        request: ipc::Request<'_>,
+    ) -> Result<ipc::Handling, ipc::Malformed> {
         let service = std::sync::Arc::clone(&self.service);
         match call.number() {
             1 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 let out = call.sink();
                 Ok(
                     Box::pin(async move {
-                        call.end(service.downstream(call.peer(), request, out).await)
+                        let done = service.downstream(call.peer(), request, out).await;
+                        call.end(done)
                     }),
                 )
             }
             2 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.acknowledged(call.peer(), request).await)
+                        let done = service.acknowledged(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             3 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.upstream(call.peer(), request).await)
+                        let done = service.upstream(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             4 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.publish_token(call.peer(), request).await)
+                        let done = service.publish_token(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }

@@ -190,22 +190,28 @@ impl<T: Keyholder> ipc::Service for KeyholderServer<T> {
     fn interface(&self) -> &'static ipc::Interface {
         &KEYHOLDER
     }
-    fn handle(&self, mut call: ipc::Call) -> Result<ipc::Handling, ipc::Malformed> {
+    fn handle(
+        &self,
+        call: ipc::Call,
+        request: ipc::Request<'_>,
+    ) -> Result<ipc::Handling, ipc::Malformed> {
         let service = std::sync::Arc::clone(&self.service);
         match call.number() {
             1 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.public_key(call.peer(), request).await)
+                        let done = service.public_key(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             2 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.sign(call.peer(), request).await)
+                        let done = service.sign(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }

@@ -659,72 +659,84 @@ impl<T: MetaManager> ipc::Service for MetaManagerServer<T> {
     fn interface(&self) -> &'static ipc::Interface {
         &META_MANAGER
     }
-    fn handle(&self, mut call: ipc::Call) -> Result<ipc::Handling, ipc::Malformed> {
+    fn handle(
+        &self,
+        call: ipc::Call,
+        request: ipc::Request<'_>,
+    ) -> Result<ipc::Handling, ipc::Malformed> {
         let service = std::sync::Arc::clone(&self.service);
         match call.number() {
             1 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.apply(call.peer(), request).await)
+                        let done = service.apply(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             2 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.get(call.peer(), request).await)
+                        let done = service.get(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             3 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 let out = call.sink();
                 Ok(
                     Box::pin(async move {
-                        call.end(service.watch(call.peer(), request, out).await)
+                        let done = service.watch(call.peer(), request, out).await;
+                        call.end(done)
                     }),
                 )
             }
             4 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.submit(call.peer(), request).await)
+                        let done = service.submit(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             5 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 let out = call.sink();
                 Ok(
                     Box::pin(async move {
-                        call.end(service.outgoing(call.peer(), request, out).await)
+                        let done = service.outgoing(call.peer(), request, out).await;
+                        call.end(done)
                     }),
                 )
             }
             6 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.delivered(call.peer(), request).await)
+                        let done = service.delivered(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             7 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.query(call.peer(), request).await)
+                        let done = service.query(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
             8 => {
-                let request = call.request()?;
+                let request = request.decode()?;
                 Ok(
                     Box::pin(async move {
-                        call.reply(service.set_link(call.peer(), request).await)
+                        let done = service.set_link(call.peer(), request).await;
+                        call.reply(done).await
                     }),
                 )
             }
