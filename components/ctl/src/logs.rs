@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::cli::Format;
+use crate::control::explain;
 use crate::output::{harmless, print, print_json};
-use crate::supervisor::explain;
 
 pub(crate) async fn logs(
     control: &ControlClient,

@@ -1,17 +1,12 @@
 //! `restart`: one component ended and started again.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use proto::control::{ControlClient, RestartRequest};
 
 use crate::cli::Format;
+use crate::control::{CHANGE_DEADLINE, explain};
 use crate::output::{harmless, print, print_json};
 use crate::status::ComponentStatus;
-use crate::supervisor::explain;
-
-/// Longer than a drain deadline and a ready time-out together; the supervisor answers by then.
-const DEADLINE: Duration = Duration::from_mins(3);
 
 pub(crate) async fn restart(
     control: &ControlClient,
@@ -19,7 +14,7 @@ pub(crate) async fn restart(
     format: Format,
 ) -> anyhow::Result<()> {
     let request = RestartRequest { component };
-    let reply = control.restart_with_deadline(request, DEADLINE).await.map_err(explain)?;
+    let reply = control.restart_with_deadline(request, CHANGE_DEADLINE).await.map_err(explain)?;
     let component = reply.component.context("the supervisor's answer names no component")?;
     match format {
         Format::Json => print_json(&ComponentStatus::from(&component)),
