@@ -2,8 +2,9 @@
 //! program runs, in microseconds, of launches with one step more than a plain one, and of one with all of them.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use launch::{
@@ -18,10 +19,15 @@ fn main() {
     println!("{:?}", Support::probe().expect("probe"));
     let staging = std::env::temp_dir().join(format!("apiary-launch-cost-{}", std::process::id()));
     std::fs::create_dir(&staging).expect("staging directory");
-    let group = Path::new("/sys/fs/cgroup/pids").join(format!("apiary-launch-cost-{}", std::process::id()));
-    let procs = std::fs::create_dir(&group)
-        .and_then(|()| std::fs::File::options().write(true).open(group.join("cgroup.procs")))
-        .ok();
+    // Version 2, or as many hierarchies of version 1 as a component has limits in.
+    let name = format!("apiary-launch-cost-{}", std::process::id());
+    let groups = ["", "memory", "pids", "cpu"]
+        .map(|hierarchy| Path::new("/sys/fs/cgroup").join(hierarchy).join(&name));
+    let join = |group: &PathBuf| {
+        std::fs::create_dir(group).ok()?;
+        File::options().write(true).open(group.join("cgroup.procs")).ok()
+    };
+    let procs: Vec<_> = groups.iter().filter_map(join).collect();
 
     let all = Namespaces::MOUNT.union(Namespaces::IPC).union(Namespaces::UTS);
     let view = || Some(View { root: Root::Private { staging: staging.clone() }, mounts: mounts() });
@@ -29,7 +35,7 @@ fn main() {
     let plain = Confinement::default;
     for (name, confinement) in [
         ("plain", plain()),
-        ("cgroup", Confinement { cgroups: cgroups(), ..plain() }),
+        ("cgroups", Confinement { cgroups: cgroups(), ..plain() }),
         ("mount namespace", Confinement { namespaces: Namespaces::MOUNT, ..plain() }),
         ("ipc namespace", Confinement { namespaces: Namespaces::IPC, ..plain() }),
         ("uts namespace", Confinement { namespaces: Namespaces::UTS, ..plain() }),
@@ -43,7 +49,9 @@ fn main() {
     ] {
         println!("{name:22} {:6} us", median(confinement));
     }
-    let _ = std::fs::remove_dir(group);
+    for group in groups {
+        let _ = std::fs::remove_dir(group);
+    }
     let _ = std::fs::remove_dir(staging);
 }
 

@@ -92,9 +92,9 @@ impl CapabilitySet {
     pub fn keep_only(self) -> std::io::Result<Self> {
         use rustix::thread::{CapabilitySet as Bits, CapabilitySets};
 
-        let kept = self.intersection(Self::held()?);
-        rustix::thread::clear_ambient_capability_set()?;
-        if Self::held()?.has(SETPCAP) {
+        let held = rustix::thread::capabilities(None)?;
+        let kept = self.intersection(Self(held.permitted.bits()));
+        if Self(held.permitted.bits()).has(SETPCAP) {
             for bit in (0..64).filter(|bit| !self.has(*bit)) {
                 let one = Bits::from_bits_retain(1 << bit);
                 // Past the last one the kernel knows, the question is an error.
@@ -104,8 +104,13 @@ impl CapabilitySet {
             }
         }
         let bits = Bits::from_bits_retain(kept.0);
-        let sets = CapabilitySets { effective: bits, permitted: bits, inheritable: Bits::empty() };
-        rustix::thread::set_capabilities(None, sets)?;
+        // The ambient set shrinks with the others: what is left of it is for a supervisor that is not root and replaces
+        // itself.
+        let inheritable = held.inheritable.intersection(bits);
+        rustix::thread::set_capabilities(
+            None,
+            CapabilitySets { effective: bits, permitted: bits, inheritable },
+        )?;
         Ok(kept)
     }
 

@@ -1,5 +1,6 @@
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -29,6 +30,14 @@ pub enum Error {
         subject: Option<PathBuf>,
         /// The cause.
         source: io::Error,
+    },
+    /// The new process neither runs its program nor says that a step failed; it was killed.
+    #[error("component {component}: no step failed, but its program does not run after {after:?}")]
+    Stuck {
+        /// The component.
+        component: String,
+        /// How long it was waited for.
+        after: Duration,
     },
 }
 

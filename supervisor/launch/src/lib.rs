@@ -50,6 +50,11 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
 pub use capabilities::CapabilitySet;
 pub use confinement::{Access, Confinement, Filter, Instruction, Landlock, Mount, Namespaces, Root, View};
@@ -125,11 +130,19 @@ pub struct Child {
     pub output: OwnedFd,
 }
 
+/// How long a child may take from fork to exec. The steps take milliseconds; a path on a file server that does not answer
+/// may take for ever, and the supervisor has other children.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Starts the process and returns once it runs its program, or says which step failed.
 ///
-/// Blocks for as long as the kernel takes to run the steps and open the program file: about 0.2 ms for a plain one, 1.5 ms
-/// with every step (`examples/cost.rs`).
+/// Blocks for as long as the kernel takes to run the steps and open the program file: about 0.2 ms for a plain process,
+/// 1.5 ms with every step, and up to a tick of the kernel's clock (4 ms) more for control groups (`examples/cost.rs`).
 pub fn launch(plan: &Launch<'_>) -> Result<Child, Error> {
+    launch_within(plan, PATIENCE)
+}
+
+fn launch_within(plan: &Launch<'_>, patience: Duration) -> Result<Child, Error> {
     let prepare = |what: &'static str| {
         move |source: io::Error| Error::Prepare { component: plan.component.to_owned(), what, source }
     };
@@ -150,33 +163,50 @@ pub fn launch(plan: &Launch<'_>) -> Result<Child, Error> {
     }
     let fork_error = io::Error::last_os_error();
     drop(mask);
-    let Some(child) = Some(pid).filter(|pid| *pid > 0).and_then(rustix::process::Pid::from_raw) else {
+    let Some(child) = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw) else {
         return Err(prepare("fork")(fork_error));
     };
     drop((output_write, status_write));
 
+    // Nobody but us reaps this child, so its pid still names it here even if it has already ended.
+    let pidfd = pidfd_open(child, PidfdFlags::empty()).map_err(|errno| {
+        let _ = kill_process(child, Signal::KILL);
+        let _ = waitpid(Some(child), WaitOptions::empty());
+        prepare("open a pidfd")(errno.into())
+    })?;
+    if !is_readable(&status, patience) {
+        let _ = kill_process(child, Signal::KILL);
+        // One that waits for a file server may not end even now: it stays, and is left to end with the supervisor.
+        is_readable(&pidfd, patience.min(Duration::from_secs(1)));
+        let _ = waitpid(Some(child), WaitOptions::NOHANG);
+        return Err(Error::Stuck { component: plan.component.to_owned(), after: patience });
+    }
     if let Some(failure) = read_failure(status) {
         // It exits at once after reporting, so this wait is short.
-        let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
+        let _ = waitpid(Some(child), WaitOptions::empty());
+        let subject = failure.subject.and_then(|n| plan.confinement.subject(failure.step, n));
         return Err(Error::Step {
             component: plan.component.to_owned(),
             step: failure.step,
             exec: plan.exec.clone(),
-            subject: failure
-                .subject
-                .and_then(|n| plan.confinement.subject(failure.step, n))
-                .map(Path::to_owned),
+            subject: subject.map(Path::to_owned),
             source: failure.errno.into(),
         });
     }
-    // Nobody but us reaps this child, so its pid still names it here even if it has already ended.
-    let pidfd =
-        rustix::process::pidfd_open(child, rustix::process::PidfdFlags::empty()).map_err(|errno| {
-            let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
-            let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
-            prepare("open a pidfd")(errno.into())
-        })?;
     Ok(Child { pid: pid.unsigned_abs(), pidfd, output })
+}
+
+/// Waits until there is something to read, or the end.
+fn is_readable(fd: &OwnedFd, patience: Duration) -> bool {
+    let end = Instant::now() + patience;
+    loop {
+        let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).ok();
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], left.as_ref()) {
+            Err(Errno::INTR) => {}
+            // An error is left to the reader to find.
+            answer => return answer != Ok(0),
+        }
+    }
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -215,5 +245,37 @@ impl Drop for BlockedSignals {
     fn drop(&mut self) {
         // SAFETY: `previous` was filled by the successful call in `all`. Restoring a mask cannot fail.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.previous, ptr::null_mut()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn child_that_is_stuck_in_a_step_is_given_up() {
+        // Writing its "0" blocks: the pipe is full.
+        let (read, write) = pipe().expect("pipe");
+        rustix::fs::fcntl_setfl(&write, rustix::fs::OFlags::NONBLOCK).expect("flags");
+        while rustix::io::write(&write, &[0; 4096]).is_ok() {}
+        rustix::fs::fcntl_setfl(&write, rustix::fs::OFlags::empty()).expect("flags");
+        let plan = Launch {
+            component: "probe",
+            exec: "/bin/true".into(),
+            argv0: "true",
+            args: Vec::new(),
+            env: Vec::new(),
+            inherited: Vec::new(),
+            identity: None,
+            capabilities: CapabilitySet::EMPTY,
+            limits: Vec::new(),
+            confinement: Confinement { cgroups: vec![write.as_fd()], ..Confinement::default() },
+        };
+        let error = launch_within(&plan, Duration::from_millis(20)).expect_err("stuck");
+        assert_eq!(
+            error.to_string(),
+            "component probe: no step failed, but its program does not run after 20ms"
+        );
+        drop(read);
     }
 }
