@@ -74,6 +74,7 @@ impl CapabilitySet {
             6,       // CAP_SETGID
             7,       // CAP_SETUID
             SETPCAP, // bounding set, secure bits
+            18,      // CAP_SYS_CHROOT: a private root on the initial RAM disk
             21,      // CAP_SYS_ADMIN: namespaces, mounts
             24,      // CAP_SYS_RESOURCE: limits above its own
         ];

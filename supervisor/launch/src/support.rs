@@ -18,7 +18,7 @@ pub struct Support {
     pub seccomp: bool,
     /// The namespaces it may make.
     pub namespaces: Namespaces,
-    /// A private root can be made (pivot_root(2) refuses where `/` is the initial RAM disk).
+    /// A private root can be made.
     pub private_root: bool,
     /// Mounts can be restricted together with those below them (Linux 5.12).
     pub recursive_mounts: bool,

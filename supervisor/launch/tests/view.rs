@@ -180,6 +180,32 @@ fn older_kernel_restricts_the_mount_and_leaves_out_those_below() {
 }
 
 #[test]
+fn private_root_is_made_on_the_initial_ram_disk_too() {
+    if !is_root() {
+        return;
+    }
+    let place = place();
+    std::fs::write(place.path().join("secret"), "secret\n").expect("write");
+    let here = place.path().display();
+    let mut plan = shell(&format!(
+        "cat {here}/secret /../{here}/secret 2>/dev/null; echo $(ls -A /etc /..); (: > /x) 2>/dev/null || echo refused; \
+         chroot / true 2>/dev/null || echo kept in"
+    ));
+    private(&mut plan, place.path(), []);
+    plan.identity = Some(nobody());
+    let usual = output(&plan);
+    assert!(usual.ends_with("refused\nkept in\n") && !usual.contains("secret"), "{usual}");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // There, the kernel refuses to exchange the root.
+            common::refusing(libc::SYS_pivot_root, libc::EINVAL);
+            assert!(launch::Support::probe().expect("probe").private_root);
+            assert_eq!(output(&plan), usual);
+        });
+    });
+}
+
+#[test]
 fn symbolic_link_planted_in_a_granted_directory_does_not_lead_out() {
     if !is_root() {
         return;

@@ -3,13 +3,14 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, StatVfsMountFlags, chmodat, fstatvfs, mkdirat, symlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, StatVfsMountFlags, chmodat, fstatvfs, mkdirat, symlinkat};
 use rustix::io::{Errno, Result};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change,
     mount_remount, move_mount, open_tree, unmount,
 };
+use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use super::path::{self, Kind};
 use super::{Failure, write_decimal};
@@ -65,11 +66,18 @@ fn begin_private(staging: &CStr) -> Result<OwnedFd> {
 
 /// Makes it the root, drops the host's, and makes it read-only.
 fn finish_private(root: &OwnedFd) -> Result<()> {
-    rustix::process::fchdir(root)?;
-    // The old root ends up on top of the new one, where the next call finds it: no directory for it is needed.
-    rustix::process::pivot_root(c".", c".")?;
-    unmount(c".", UnmountFlags::DETACH)?;
-    rustix::process::chdir(c"/")?;
+    fchdir(root)?;
+    match pivot_root(c".", c".") {
+        // The old root ends up on top of the new one, where the call finds it: no directory for it is needed.
+        Ok(()) => unmount(c".", UnmountFlags::DETACH)?,
+        // The initial RAM disk cannot be unmounted. It stays below the new root, where no path leads.
+        Err(Errno::INVAL) => {
+            move_mount(root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+            chroot(c".")?;
+        }
+        Err(errno) => return Err(errno),
+    }
+    chdir(c"/")?;
     let flags =
         MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount_remount(c"/", flags, c"")

@@ -167,12 +167,17 @@ pub(crate) fn filter(call: libc::c_long, action: u32) -> launch::Filter {
 
 /// Makes this thread, and what it launches, live on a kernel without that call.
 pub(crate) fn without_system_call(call: libc::c_long) {
+    refusing(call, libc::ENOSYS);
+}
+
+/// Makes this thread, and what it launches, live on a kernel that always refuses that call.
+pub(crate) fn refusing(call: libc::c_long, errno: i32) {
     #[repr(C)]
     struct Program {
         len: u16,
         instructions: *const launch::Instruction,
     }
-    let filter = filter(call, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs());
+    let filter = filter(call, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs());
     let program = Program { len: 4, instructions: filter.program.as_ptr() };
     // SAFETY: the program is alive and as long as it says; root may load it without more.
     let answer =
