@@ -262,8 +262,9 @@ pub enum Access {
 pub struct Landlock {
     /// Whether files are restricted to `rules`. A domain that restricts files forbids `mount(2)` as well.
     pub files: bool,
-    /// What may be accessed, below these paths, and whether programs may be run there. Paths that the process could not
-    /// reach anyway are skipped.
+    /// What may be accessed, below these paths, and whether programs may be run there. Writing includes making files,
+    /// directories, sockets and pipes, but neither symbolic links nor device files. Paths that the process could not reach
+    /// anyway are skipped.
     pub rules: Vec<(PathBuf, Access, bool)>,
     /// Whether TCP ports may be bound (restricted since ABI 4).
     pub bind_tcp: bool,
