@@ -18,8 +18,6 @@ pub(crate) enum Profile {
     Release,
     /// Optimised, but without the link-time optimisation that takes minutes on two cores: for the suites.
     Tested,
-    /// Not optimised, as the unit tests are: for what runs once.
-    Dev,
 }
 
 impl Profile {
@@ -27,13 +25,7 @@ impl Profile {
         match self {
             Self::Release => "release",
             Self::Tested => "tested",
-            Self::Dev => "dev",
         }
-    }
-
-    /// Below the target directory.
-    fn folder(self) -> &'static str {
-        if self == Self::Dev { "debug" } else { self.name() }
     }
 }
 
@@ -73,7 +65,7 @@ pub(crate) fn build_packages(
         arguments.push("--quiet");
     }
     progress.noisy_step(&format!("building {what} ({})", profile.name()), || run(&arguments))?;
-    Ok(target_folder()?.join(profile.folder()))
+    Ok(target_folder()?.join(profile.name()))
 }
 
 /// The target directory this program was built in: `<target>/<profile>/xtask`.

@@ -168,7 +168,9 @@ fn run_suite(
             .current_dir(machine::repository())),
         Suite::Unit => counted(cargo::command().args(["test", "--quiet", "--workspace", "--no-fail-fast"])),
         Suite::Manifest => manifest::run(progress),
-        Suite::Generated => counted(cargo::command().args(["test", "--quiet", "--package", "proto-codegen"])),
+        Suite::Generated => {
+            counted(cargo::command().args(["test", "--quiet", "--workspace", "--test", "checked_in"]))
+        }
         Suite::Fuzz => fuzz::run(progress),
         Suite::Sandbox | Suite::E2e | Suite::Chaos => {
             let built = match built {
@@ -176,10 +178,10 @@ fn run_suite(
                 None => built.insert(cargo::build(progress, Profile::Tested)?),
             };
             let name = suite.name();
-            // Each is a program of its own; the chaos suite lives with what it shares.
-            let package = if suite == Suite::Sandbox { "sandbox" } else { "e2e" };
             let mut cargo = cargo::command();
-            cargo.args(["test", "--quiet", "--package", package, "--test", &name, "--"]);
+            // Found in the workspace, not in its package: dependencies have the features of the unit tests then, and
+            // are not compiled again.
+            cargo.args(["test", "--quiet", "--workspace", "--test", &name, "--"]);
             counted(cargo.args(choice.words(suite)).env("APIARY_BIN_DIR", built))
         }
     }

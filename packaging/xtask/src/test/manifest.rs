@@ -8,21 +8,24 @@ use anyhow::{Context as _, Result};
 use harness::{Side, machine, program_names, users};
 
 use super::{Counts, one};
-use crate::cargo::{self, Profile};
+use crate::cargo;
 use crate::progress::Progress;
 
 /// Each side is one test.
 pub(super) fn run(progress: &Progress) -> Result<Counts> {
-    let built = cargo::build_packages(progress, "the supervisor", &["supervisor"], Profile::Dev)?;
+    // The whole workspace's choice of features, as the unit tests have it, so that nothing is compiled for this alone.
+    let arguments = ["build", "--quiet", "--workspace", "--bin", "edgecore"];
+    progress.noisy_step("building the supervisor (dev)", || cargo::run(&arguments))?;
     if machine::require_root().is_ok() {
         // As root it looks its users up: those of packaging/sysusers.d must be all it needs.
         users::ensure()?;
     }
-    let programs = cargo::target_folder()?.join("manifest");
-    stage(&built.join("edgecore"), &programs)?;
+    let target = cargo::target_folder()?;
+    let programs = target.join("manifest");
+    stage(&target.join("debug/edgecore"), &programs)?;
     let mut counts = Counts::default();
-    for side in [Side::Edge, Side::Cloud] {
-        counts.add(one(Command::new(programs.join(side.program())).arg("--check"))?);
+    for (side, mode) in [(Side::Edge, None), (Side::Cloud, Some("--standalone"))] {
+        counts.add(one(Command::new(programs.join(side.program())).arg("--check").args(mode))?);
     }
     Ok(counts)
 }
