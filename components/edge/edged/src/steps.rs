@@ -254,12 +254,14 @@ pub(crate) async fn remove_sandbox(agent: Arc<Agent>, pod: Pod, id: String) -> R
     Ok(())
 }
 
-/// Removes a dead container and its log.
+/// Removes a dead container, or one that was never started, and its log.
 pub(crate) async fn remove_container(agent: Arc<Agent>, pod: Pod, id: String) -> Result<(), RuntimeError> {
     let known = agent.inventory().container(&pod.uid, &id).cloned();
     agent.runtime.remove_container(&id).await?;
     agent.inventory().remove(&pod.uid, &id);
-    let dead = known.filter(|c| matches!(c.record.state, ContainerState::Exited { .. }));
+    // The runtime may have made the log of one whose start was cut short; left there, it would count as an attempt.
+    let dead =
+        known.filter(|c| matches!(c.record.state, ContainerState::Created | ContainerState::Exited { .. }));
     if let Some(container) = dead {
         // Built from checked names, not from what the runtime says: this deletes.
         let log = container::log_path(&container.record.name, container.record.attempt);

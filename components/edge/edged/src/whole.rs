@@ -125,6 +125,29 @@ async fn a_restart_of_edged_touches_no_healthy_container() {
 }
 
 #[tokio::test]
+async fn a_start_that_edged_died_in_leaves_no_restart_behind() {
+    let node = Node::new();
+    let first = node.edged();
+    node.store.sync();
+    node.runtime.hold_starts(true);
+    node.store.put_pod("web-0", "{}");
+    eventually("the start hangs", || (node.runtime.calls("StartContainer") == 1).then_some(())).await;
+    first.stop().await;
+    // A runtime opens the log before it starts the process.
+    let pods = std::fs::read_dir(node.dir.path().join("logs")).expect("the pods' logs");
+    for pod in pods {
+        let log = pod.expect("a pod's logs").path().join("c/0.log");
+        std::fs::write(log, "").expect("made as a runtime does");
+    }
+    node.runtime.hold_starts(false);
+    let second = node.edged();
+    node.ready("web-0").await;
+    let status = node.store.status("web-0").expect("reported");
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
+    second.stop().await;
+}
+
+#[tokio::test]
 async fn nothing_is_a_stranger_before_the_store_has_told_all() {
     let node = Node::new();
     let first = node.edged();

@@ -34,6 +34,7 @@ struct State {
     containers: BTreeMap<String, (String, v1::ContainerStatus)>,
     calls: Vec<&'static str>,
     stuck: HashSet<String>,
+    holds_starts: bool,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -102,6 +103,11 @@ impl FakeRuntime {
     /// Makes a sandbox of this pod never.
     pub(super) fn hang_on(&self, pod: &str) {
         self.state().stuck.insert(pod.to_owned());
+    }
+
+    /// Starts no container, and lets who asks for it wait.
+    pub(super) fn hold_starts(&self, hold: bool) {
+        self.state().holds_starts = hold;
     }
 
     /// Every running container ends with this code.
@@ -255,7 +261,11 @@ impl RuntimeService for FakeRuntime {
         request: Request<v1::StartContainerRequest>,
     ) -> Answer<v1::StartContainerResponse> {
         let id = request.into_inner().container_id;
-        let mut state = self.called("StartContainer");
+        let held = self.called("StartContainer").holds_starts;
+        if held {
+            std::future::pending::<()>().await;
+        }
+        let mut state = self.state();
         let (_, status) = state.containers.get_mut(&id).ok_or_else(|| unknown(&id))?;
         status.state = v1::ContainerState::ContainerRunning.into();
         status.started_at = now();
