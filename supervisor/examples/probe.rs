@@ -23,6 +23,13 @@ async fn main() -> ExitCode {
             ready();
             sd_notify::notify(&[Custom("X_APIARY_LINKS=CgUSAWI4Bw==")]).expect("notify");
         }
+        Ok("greedy") => {
+            ready();
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(std::hint::black_box(vec![1_u8; 1024 * 1024]));
+            }
+        }
         Ok("stubborn") => {
             ready();
             terminate.recv().await;

@@ -1,5 +1,6 @@
 //! The control socket: what `edgectl` asks. Requests go to the event loop through a bounded queue; logs are read here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipc::{Fail, Peer, Sink};
@@ -11,6 +12,7 @@ use proto::control::{
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::cgroup::Group;
 use crate::logs::{Line, Logs};
 use crate::usage;
 
@@ -53,13 +55,13 @@ pub enum Change {
 pub struct Control<T> {
     requests: mpsc::Sender<T>,
     logs: Arc<Logs>,
-    names: Vec<String>,
+    groups: Arc<BTreeMap<String, Arc<Group>>>,
 }
 
 impl<T: From<Request> + Send + 'static> Control<T> {
-    /// `names` are the components there are.
-    pub fn new(requests: mpsc::Sender<T>, logs: Arc<Logs>, names: Vec<String>) -> Self {
-        Self { requests, logs, names }
+    /// `groups` are the components there are, with their control groups.
+    pub fn new(requests: mpsc::Sender<T>, logs: Arc<Logs>, groups: BTreeMap<String, Arc<Group>>) -> Self {
+        Self { requests, logs, groups: Arc::new(groups) }
     }
 
     async fn ask<R>(
@@ -82,14 +84,31 @@ impl<T: From<Request> + Send + 'static> Control<T> {
         tracing::info!(component, by = peer.component, by_pid = peer.pid, "{} requested", change.verb());
         let by = peer.component.clone();
         let changed = self.ask(|answer| Request::Change { component, change, by, answer }).await??;
-        Ok(with_usage(vec![changed]).await?.pop())
+        Ok(self.with_usage(vec![changed]).await?.pop())
+    }
+
+    /// Fills in what the kernel knows. On a thread beside the event loop: adding up a process's pages takes the kernel
+    /// milliseconds, in which no component that ended would be started again.
+    async fn with_usage(&self, mut components: Vec<Component>) -> Result<Vec<Component>, Fail<ControlError>> {
+        let groups = Arc::clone(&self.groups);
+        tokio::task::spawn_blocking(move || {
+            for component in components.iter_mut().filter(|component| component.pid != 0) {
+                component.pss_kib = usage::pss_kib(component.pid);
+                component.cpu_ns = usage::cpu_ns(component.pid);
+                component.threads = usage::threads(component.pid);
+                component.memory_kib = groups.get(&component.name).map_or(0, |group| group.memory_kib());
+            }
+            components
+        })
+        .await
+        .map_err(|error| Fail::new(ControlError::Unspecified, format!("could not read /proc: {error}")))
     }
 
     fn known(&self, component: &str) -> Result<(), Fail<ControlError>> {
-        if self.names.iter().any(|name| name == component) {
+        if self.groups.contains_key(component) {
             return Ok(());
         }
-        let there = self.names.join(", ");
+        let there = self.groups.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         Err(Fail::new(
             ControlError::NoComponent,
             format!("there is no component {component:?}; there are {there}"),
@@ -108,25 +127,10 @@ impl Change {
     }
 }
 
-/// Fills in what the kernel knows. On a thread beside the event loop: adding up a process's pages takes the kernel
-/// milliseconds, in which no component that ended would be started again.
-async fn with_usage(mut components: Vec<Component>) -> Result<Vec<Component>, Fail<ControlError>> {
-    tokio::task::spawn_blocking(move || {
-        for component in components.iter_mut().filter(|component| component.pid != 0) {
-            component.pss_kib = usage::pss_kib(component.pid);
-            component.cpu_ns = usage::cpu_ns(component.pid);
-            component.threads = usage::threads(component.pid);
-        }
-        components
-    })
-    .await
-    .map_err(|error| Fail::new(ControlError::Unspecified, format!("could not read /proc: {error}")))
-}
-
 impl<T: From<Request> + Send + 'static> control::Control for Control<T> {
     async fn status(&self, _: &Peer, _: StatusRequest) -> Result<StatusReply, Fail<ControlError>> {
         let mut reply = self.ask(Request::Status).await?;
-        reply.components = with_usage(reply.components).await?;
+        reply.components = self.with_usage(reply.components).await?;
         Ok(reply)
     }
 

@@ -14,6 +14,8 @@
 //! In `ps` it is `edgecore` or `cloudcore`, the parent of everything else; when it ends, its children are killed.
 
 pub mod accounts;
+pub mod binary;
+pub mod cgroup;
 pub mod cli;
 pub mod confine;
 pub mod control;

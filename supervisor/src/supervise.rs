@@ -1,6 +1,7 @@
 //! The event loop: carries out what [`crate::policy`] and [`crate::order`] decide.
 
 mod part;
+mod start;
 mod status;
 mod waiting;
 mod words;
@@ -9,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use ipc::{Admission, Fail, Identity};
-use launch::{Exit, Process};
+use launch::Exit;
 use proto::control::{self, ControlError, ControlServer, StatusReply};
-use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::accounts;
+use crate::cgroup::Cgroups;
 use crate::cli::Settings;
 use crate::control::{Answer, Change, Control, Request};
 use crate::links;
@@ -27,7 +28,8 @@ use crate::policy::{Action, Event};
 use crate::reexec::Kept;
 use crate::setup::{self, RunLock, StartError};
 use crate::wiring;
-use part::{Part, Running};
+use part::Part;
+use start::NotStarted;
 
 /// News waits here for the loop; whoever brings more waits itself.
 const QUEUE: usize = 64;
@@ -52,6 +54,7 @@ impl From<Request> for Input {
 struct Supervisor<'a> {
     settings: &'a Settings,
     parts: Vec<Part>,
+    cgroups: Cgroups,
     logs: Arc<Logs>,
     inputs: mpsc::Sender<Input>,
     /// Unix milliseconds of our own start, in the upper bits of every generation.
@@ -78,11 +81,14 @@ pub async fn run(settings: &Settings, manifest: Manifest, sink: Sink) -> Result<
     let prepared = setup::prepare(settings, &manifest, &mut kept)?;
     let (sender, mut inputs) = mpsc::channel(QUEUE);
     let logs = Arc::new(Logs::new(sink));
-    let names = prepared.iter().map(|(part, _)| part.name.clone()).collect();
+    let cgroups = Cgroups::open(&settings.run_dir);
+    let parts: Vec<Part> = prepared.into_iter().map(|part| Part::new(part, &cgroups)).collect();
+    cgroups.remove_others(&parts.iter().map(Part::name).collect::<Vec<_>>());
+    let groups = parts.iter().map(|part| (part.name().to_owned(), Arc::clone(&part.group))).collect();
     let started_ms = unix_millis(SystemTime::now());
     let control = ipc::Server::new(
         Identity::new(settings.side.program(), started_ms << 16),
-        ControlServer::new(Control::new(sender.clone(), Arc::clone(&logs), names)),
+        ControlServer::new(Control::new(sender.clone(), Arc::clone(&logs), groups)),
     );
     let control_path = wiring::control_path(&settings.run_dir);
     let listener = ipc::bind(&control_path, 0o660).map_err(io("bind the control socket"))?;
@@ -93,7 +99,8 @@ pub async fn run(settings: &Settings, manifest: Manifest, sink: Sink) -> Result<
 
     let mut supervisor = Supervisor {
         settings,
-        parts: prepared.into_iter().map(Part::new).collect(),
+        parts,
+        cgroups,
         logs,
         inputs: sender,
         started_ms,
@@ -120,6 +127,10 @@ pub async fn run(settings: &Settings, manifest: Manifest, sink: Sink) -> Result<
     }
     // A supervisor that comes next replaces sockets; one that is gone leaves none to talk to.
     let _ = std::fs::remove_file(control_path);
+    for part in &supervisor.parts {
+        part.group.remove();
+    }
+    supervisor.cgroups.remove();
     tracing::info!("everything stopped");
     Ok(())
 }
@@ -178,7 +189,7 @@ impl Supervisor<'_> {
             );
         }
         for part in &self.parts {
-            for missing in &part.prepared.degraded {
+            for missing in &part.degraded {
                 tracing::warn!(component = part.name(), "component is degraded: it runs without {missing}");
             }
         }
@@ -321,9 +332,13 @@ impl Supervisor<'_> {
                 Some(Action::Terminate) => part.terminate(),
                 Some(Action::Kill(cause)) => part.kill(cause),
                 Some(Action::Launch) => {
-                    if let Err(error) = self.launch(index) {
-                        self.parts[index].record.last_exit = error.to_string();
-                        event = Event::Ended { code: None };
+                    if let Err(not_started) = self.launch(index) {
+                        let (next, reason) = match not_started {
+                            NotStarted::Refused(reason) => (Event::Refused, reason),
+                            NotStarted::Failed(reason) => (Event::Ended { code: None }, reason),
+                        };
+                        self.parts[index].record.last_exit = reason;
+                        event = next;
                         continue;
                     }
                 }
@@ -333,33 +348,6 @@ impl Supervisor<'_> {
             part.answer_waiting();
             return;
         }
-    }
-
-    fn launch(&mut self, index: usize) -> Result<(), Box<dyn std::error::Error>> {
-        let part = &mut self.parts[index];
-        let generation = (self.started_ms << 16) + part.count_launch();
-        let since = Instant::now();
-        let child = launch::launch(&part.plan(self.settings, generation))?;
-        let (process, output) = Process::watch(child)?;
-        let process = Arc::new(process);
-        let pid = process.pid();
-        tracing::info!(component = part.name(), child_pid = pid, generation, "component started");
-
-        let (logs, name) = (Arc::clone(&self.logs), part.name().to_owned());
-        let output = pipe::Receiver::from_owned_fd(output)?;
-        tokio::spawn(async move { logs.drain(&name, pid, generation, output).await });
-
-        let (inputs, watched) = (self.inputs.clone(), Arc::clone(&process));
-        tokio::spawn(async move {
-            let exit = watched.ended().await.unwrap_or_else(|error| {
-                // Impossible for a child of ours that nobody else reaps; treated as a crash.
-                tracing::error!(%error, pid, "could not learn how a component ended");
-                Exit::Signal(0)
-            });
-            let _ = inputs.send(Input::Ended { part: index, pid, exit }).await;
-        });
-        part.running = Some(Running { process, generation, since });
-        Ok(())
     }
 
     fn links(&self) -> Vec<control::Link> {
@@ -378,6 +366,7 @@ impl Supervisor<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             single_uid: accounts::own_uid() != 0,
             started_ms: self.started_ms,
+            cgroup: self.cgroups.mode().to_owned(),
             ..StatusReply::default()
         }
     }

@@ -1,16 +1,17 @@
 //! One component as the event loop sees it.
 
-use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use launch::{Exit, Inherited, Launch, Process};
+use launch::{Exit, Process};
 use proto::control::LinkReport;
 
 use super::report;
 use super::waiting::Waiting;
 use super::words;
-use crate::cli::Settings;
+use crate::binary::History;
+use crate::cgroup::{Ceilings, Cgroups, Group};
 use crate::control::{Answer, Change};
 use crate::logs::unix_millis;
 use crate::notify;
@@ -18,8 +19,17 @@ use crate::order::Member;
 use crate::policy::{Cause, Machine, Policy, State, Then};
 use crate::setup::Prepared;
 
+const SIGKILL: i32 = 9;
+
 pub(super) struct Part {
     pub(super) prepared: Prepared,
+    /// What of its confinement this machine does not give, in words.
+    pub(super) degraded: Vec<String>,
+    pub(super) group: Arc<Group>,
+    pub(super) memory_kills_before: u64,
+    /// The program file that its last start ran, and how that file fares.
+    pub(super) exec: PathBuf,
+    pub(super) program: History,
     pub(super) machine: Machine,
     pub(super) running: Option<Running>,
     /// Its turn to stop has come.
@@ -58,8 +68,14 @@ pub(super) struct Running {
 }
 
 impl Part {
-    pub(super) fn new((prepared, notify): (Prepared, notify::Socket)) -> Self {
+    pub(super) fn new((prepared, notify): (Prepared, notify::Socket), cgroups: &Cgroups) -> Self {
+        let (group, missing) = cgroups.group(&prepared.name, &Ceilings::from(&prepared.component.limits));
         Self {
+            degraded: prepared.degraded.iter().cloned().chain(missing).collect(),
+            group: Arc::new(group),
+            memory_kills_before: 0,
+            program: History::default(),
+            exec: PathBuf::new(),
             machine: Machine::new(Policy::from(&prepared.component)),
             prepared,
             running: None,
@@ -104,29 +120,6 @@ impl Part {
         self.waiting.add(change, answer);
     }
 
-    pub(super) fn plan<'a>(&'a self, settings: &Settings, generation: u64) -> Launch<'a> {
-        let prepared = &self.prepared;
-        let mut env: Vec<_> =
-            prepared.env.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-        env.push(("APIARY_GENERATION", generation.to_string().into()));
-        Launch {
-            component: &prepared.name,
-            exec: settings.exec_dir.join(&prepared.component.exec),
-            argv0: &prepared.name,
-            args: Vec::new(),
-            env,
-            inherited: prepared
-                .links
-                .iter()
-                .map(|link| Inherited { name: &link.client, fd: link.listener.as_fd() })
-                .collect(),
-            identity: prepared.change_identity.then(|| prepared.identity.clone()),
-            capabilities: prepared.capabilities,
-            limits: prepared.limits.clone(),
-            confinement: launch::Confinement::default(),
-        }
-    }
-
     pub(super) fn terminate(&self) {
         if let Some(running) = &self.running {
             report(running.process.terminate(), "end a component");
@@ -155,9 +148,21 @@ impl Part {
 
     /// Takes note of the end of its process, in words. Before the machine does.
     pub(super) fn ended(&mut self, exit: Exit) {
+        // By itself or for being late, and not on request, before it was ever ready.
+        if matches!(
+            self.machine.state(),
+            State::Starting { .. } | State::Ending { then: Then::Retry { ready_for: None }, .. }
+        ) {
+            self.program.failed();
+        }
+        let by_memory = exit == Exit::Signal(SIGKILL) && self.group.memory_kills() > self.memory_kills_before;
+        self.record.memory_kills += u64::from(by_memory);
+        self.group.sweep();
+
         let exit = words::exit(exit);
         let policy = self.machine.policy();
         let reason = match self.killed_for.take() {
+            None if by_memory => words::memory(self.group.enforced.memory, &exit),
             None => exit,
             Some(Cause::NotReady) => format!("not ready in {:?}: {exit}", policy.ready_timeout),
             Some(Cause::Silent) => format!("silent for {:?}: {exit}", policy.watchdog.unwrap_or_default()),
@@ -183,6 +188,7 @@ impl Part {
         match (before, after) {
             (State::Starting { .. }, State::Ready { .. }) => {
                 let after = self.running.as_ref().map(|running| running.since.elapsed()).unwrap_or_default();
+                self.program.was_ready();
                 self.record.ready_since_ms = unix_millis(SystemTime::now());
                 self.record.ready_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
                 tracing::info!(component = self.name(), after = ?after, "component ready");

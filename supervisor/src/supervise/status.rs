@@ -6,6 +6,7 @@ use proto::control::Component;
 
 use super::part::Part;
 use super::words;
+use crate::binary::Choice;
 use crate::policy::State;
 
 impl Part {
@@ -15,7 +16,7 @@ impl Part {
             State::Backoff { until } => until.saturating_duration_since(Instant::now()),
             _ => Duration::ZERO,
         };
-        let limits = &self.prepared.component.limits;
+        let ceilings = &self.group.enforced;
         Component {
             name: self.name().to_owned(),
             state: words::state(state).to_owned(),
@@ -32,8 +33,11 @@ impl Part {
             } else {
                 words::rest(&self.machine, &record.asked_by)
             },
-            degraded: self.prepared.degraded.clone(),
-            pids_limit: limits.pids.unwrap_or(0),
+            degraded: self.degraded.clone(),
+            memory_limit_kib: ceilings.memory.unwrap_or(0) / 1024,
+            pids_limit: ceilings.pids.unwrap_or(0),
+            exec: self.exec.display().to_string(),
+            rolled_back: self.program.choice() == Choice::Previous,
             ready_us: record.ready_us,
             memory_kills: record.memory_kills,
             hang_kills: record.hang_kills,

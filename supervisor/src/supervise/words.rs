@@ -19,6 +19,12 @@ pub(super) fn exit(exit: Exit) -> String {
     format!("{exit}{meaning}")
 }
 
+/// How a process ended that the kernel killed at its memory ceiling.
+pub(super) fn memory(ceiling: Option<u64>, exit: &str) -> String {
+    let mebibytes = ceiling.unwrap_or(0) / (1024 * 1024);
+    format!("memory ceiling of {mebibytes} MiB reached ({exit})")
+}
+
 /// The word for a state in `edgectl status`.
 pub(super) fn state(state: State) -> &'static str {
     match state {

@@ -1,0 +1,124 @@
+//! One start of one component: which file, with which confinement and in which groups.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use launch::{Error, Exit, Inherited, Launch, Process, Step};
+use tokio::net::unix::pipe;
+
+use super::part::{Part, Running};
+use super::{Input, Supervisor};
+use crate::binary::{self, Choice, Version};
+use crate::cli::Settings;
+
+/// Why nothing was started.
+pub(super) enum NotStarted {
+    /// It insists on what it cannot have here; trying again is of no use.
+    Refused(String),
+    /// Perhaps the next time.
+    Failed(String),
+}
+
+impl Supervisor<'_> {
+    pub(super) fn launch(&mut self, index: usize) -> Result<(), NotStarted> {
+        let part = &mut self.parts[index];
+        if part.prepared.component.strict && !part.degraded.is_empty() {
+            return Err(NotStarted::Refused(format!(
+                "strict, and this machine does not give it: {}",
+                part.degraded.join("; ")
+            )));
+        }
+        let generation = (self.started_ms << 16) + part.count_launch();
+        let program = part.choose_program(self.settings);
+        part.memory_kills_before = part.group.memory_kills();
+        let since = Instant::now();
+        let child = launch::launch(&part.plan(program, generation)).map_err(|error| {
+            // The file is not there, or is no program.
+            if matches!(error, Error::Step { step: Step::View | Step::Exec, .. }) {
+                part.program.failed();
+            }
+            NotStarted::Failed(error.to_string())
+        })?;
+        let failed = |error: std::io::Error| NotStarted::Failed(format!("could not watch it: {error}"));
+        let (process, output) = Process::watch(child).map_err(failed)?;
+        let output = pipe::Receiver::from_owned_fd(output).map_err(failed)?;
+        tracing::info!(component = part.name(), child_pid = process.pid(), generation, "component started");
+        part.running = Some(Running { process: Arc::new(process), generation, since });
+        self.watch(index, output);
+        Ok(())
+    }
+
+    /// Reads what a running component writes, and waits for its end.
+    pub(super) fn watch(&self, index: usize, output: pipe::Receiver) {
+        let part = &self.parts[index];
+        let Some(running) = &part.running else { return };
+        let (process, generation) = (Arc::clone(&running.process), running.generation);
+        let pid = process.pid();
+        let (logs, name) = (Arc::clone(&self.logs), part.name().to_owned());
+        tokio::spawn(async move { logs.drain(&name, pid, generation, output).await });
+
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let exit = process.ended().await.unwrap_or_else(|error| {
+                // Impossible for a child of ours that nobody else reaps; treated as a crash.
+                tracing::error!(%error, pid, "could not learn how a component ended");
+                Exit::Signal(0)
+            });
+            let _ = inputs.send(Input::Ended { part: index, pid, exit }).await;
+        });
+    }
+}
+
+impl Part {
+    /// The file to run, as things are now.
+    fn choose_program(&mut self, settings: &Settings) -> PathBuf {
+        let installed = settings.exec_dir.join(&self.prepared.component.exec);
+        let previous = binary::previous(&installed);
+        let before = self.program.choice();
+        let choice = self.program.choose(Version::of(&installed), previous.exists());
+        match (before, choice) {
+            (Choice::Installed, Choice::Previous) => {
+                tracing::error!(
+                    component = self.name(),
+                    program = %installed.display(),
+                    previous = %previous.display(),
+                    "installed program did not become ready: the previous one is run until it is replaced",
+                );
+            }
+            (Choice::Previous, Choice::Installed) => {
+                tracing::warn!(component = self.name(), program = %installed.display(), "installed program is tried again");
+            }
+            _ => {}
+        }
+        self.exec = match choice {
+            Choice::Installed => installed,
+            Choice::Previous => previous,
+        };
+        self.exec.clone()
+    }
+
+    fn plan(&self, program: PathBuf, generation: u64) -> Launch<'_> {
+        let prepared = &self.prepared;
+        let mut env: Vec<_> =
+            prepared.env.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        env.push(("APIARY_GENERATION", generation.to_string().into()));
+        Launch {
+            component: &prepared.name,
+            argv0: &prepared.name,
+            args: Vec::new(),
+            env,
+            inherited: prepared
+                .links
+                .iter()
+                .map(|link| Inherited { name: &link.client, fd: link.listener.as_fd() })
+                .collect(),
+            identity: prepared.change_identity.then(|| prepared.identity.clone()),
+            capabilities: prepared.capabilities,
+            limits: prepared.limits.clone(),
+            confinement: prepared.profile.confinement(&program, self.group.join().collect()),
+            exec: program,
+        }
+    }
+}
