@@ -67,7 +67,8 @@ pub fn privileges(
             }
             Kind::Listen => {
                 let at = path(&component.listen[grant]);
-                let state = live.map_or_else(unknown, |live| (String::new(), listening(live, &at)));
+                let state = live
+                    .map_or_else(unknown, |live| ("inherited descriptor".to_owned(), listening(live, &at)));
                 add(kind, format!("{grant}={at}"), why, state);
             }
             _ => {
