@@ -132,34 +132,41 @@ impl Caller {
     {
         let inner = &*self.channel.inner;
         let (bound, size) = self.prepare(method, request)?;
-        let until = inherited(Instant::now() + deadline.min(LONGEST_DEADLINE));
-        let reply = timeout_at(until, async {
-            // Declared first, so freed last: a cancel is on its way before the next call may start.
-            let _slot = bound.slots[method.index()].acquire().await;
-            let _bytes = match cost(size) {
-                0 => None,
-                cost => Some(bound.bytes.acquire_many(permits(cost)).await),
-            };
-            loop {
-                let connection = inner.connection(self.interface).await?;
-                inner.link.known(&connection.server, self.interface, method)?;
-                let call = inner.next_call.fetch_add(1, Ordering::Relaxed);
-                let left = until.saturating_duration_since(Instant::now());
-                let head = Head::request(call, method.number, Some(left));
-                match connection.unary(head, size, request).await {
-                    Err(Broken::Disconnected(reason)) => inner.in_trouble(reason),
-                    answer => return answer,
+        let mut now = Instant::now();
+        let until = inherited(now + deadline.min(LONGEST_DEADLINE));
+        // Declared first, so freed last: a cancel is on its way before the next call may start.
+        let _slot = match bound.slots[method.index()].try_acquire() {
+            Ok(slot) => slot,
+            Err(_) => inner
+                .by(until, bound.slots[method.index()].acquire())
+                .await?
+                .map_err(|_| CallError::Deadline)?,
+        };
+        let _bytes = match cost(size) {
+            0 => None,
+            cost => Some(inner.by(until, bound.bytes.acquire_many(permits(cost))).await?),
+        };
+        loop {
+            let connection = match inner.open() {
+                Some(connection) => connection,
+                None => {
+                    // Boxed: it is rare, and would make every call's future as large as itself.
+                    let connection = inner.by(until, Box::pin(inner.connect(self.interface))).await??;
+                    now = Instant::now();
+                    connection
                 }
+            };
+            inner.link.known(&connection.server, self.interface, method)?;
+            let call = inner.next_call.fetch_add(1, Ordering::Relaxed);
+            let head = Head::request(call, method.number, Some(until.saturating_duration_since(now)));
+            match connection.unary(head, size, request, until).await {
+                Ok(reply) => {
+                    return R::decode(reply)
+                        .map_err(|error| CallError::Malformed(format!("{}: {error}", inner.link.names())));
+                }
+                Err(Broken::Disconnected(reason)) => inner.in_trouble(reason),
+                Err(broken) => return Err(broken.into()),
             }
-        });
-        match reply.await {
-            Ok(Ok(reply)) => R::decode(reply)
-                .map_err(|error| CallError::Malformed(format!("{}: {error}", inner.link.names()))),
-            Ok(Err(broken)) => Err(broken.into()),
-            Err(_) => Err(match lock(&inner.trouble).clone() {
-                Some(trouble) => CallError::Disconnected(trouble),
-                None => CallError::Deadline,
-            }),
         }
     }
 
@@ -185,7 +192,7 @@ impl Caller {
                 0 => None,
                 cost => Arc::clone(&bound.bytes).acquire_many_owned(permits(cost)).await.ok(),
             };
-            let connection = inner.connection(self.interface).await?;
+            let connection = inner.connect(self.interface).await?;
             inner.link.known(&connection.server, self.interface, method)?;
             let call = inner.next_call.fetch_add(1, Ordering::Relaxed);
             let incoming = connection.stream(Head::request(call, method.number, None), size, request)?;
@@ -231,19 +238,19 @@ impl Inner {
         *lock(&self.trouble) = Some(reason);
     }
 
-    /// The open connection, made if need be. Waits as long as the caller does; only a refusal is final.
-    async fn connection(&self, interface: &'static Interface) -> Result<Arc<Connection>, Broken> {
-        match self.open() {
-            Some(connection) => Ok(connection),
-            // Boxed: it is rare, and would make every call's future as large as itself.
-            None => Box::pin(self.connect(interface)).await,
-        }
+    /// Waits for something a call needs, as long as its caller does.
+    async fn by<T, E>(&self, until: Instant, what: impl Future<Output = T>) -> Result<T, CallError<E>> {
+        timeout_at(until, what).await.map_err(|_| match lock(&self.trouble).clone() {
+            Some(trouble) => CallError::Disconnected(trouble),
+            None => CallError::Deadline,
+        })
     }
 
     fn open(&self) -> Option<Arc<Connection>> {
         lock(&self.current).as_ref().filter(|connection| connection.is_open()).cloned()
     }
 
+    /// The open connection, made if need be. Waits without end; only a refusal is final.
     async fn connect(&self, interface: &'static Interface) -> Result<Arc<Connection>, Broken> {
         let mut dial = self.dial.lock().await;
         loop {

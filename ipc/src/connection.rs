@@ -3,12 +3,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use prost::Message;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::frame::{self, Frame, Head, Hello, Piece};
 use crate::inbox::Inbox;
@@ -67,6 +69,8 @@ struct Waiting {
     unused: bool,
     /// Answers that arrive in parts; whether each is a stream's item.
     arriving: Assembly<bool>,
+    /// What the connection's timer is, or is to be, set to: not later than any call's deadline.
+    alarm: Option<Instant>,
     calls: HashMap<u64, Waiter, BuildHasherDefault<CallHasher>>,
 }
 
@@ -94,6 +98,8 @@ impl Hasher for CallHasher {
 #[derive(Debug)]
 struct Waiter {
     task: Option<Waker>,
+    /// When its caller gives up. One timer of the connection serves all calls.
+    until: Option<Instant>,
     wants: Wants,
 }
 
@@ -120,7 +126,7 @@ impl Connection {
         inbox.speak(protocol);
         let line = Line::new(writer.into_outbox(protocol), Waiting::default());
         let shared = Arc::new(Shared { line, open: AtomicBool::new(true) });
-        let task = Task { shared: Arc::clone(&shared), inbox, stall: Stall::default(), names };
+        let task = Task { shared: Arc::clone(&shared), inbox, timer: None, stall: Stall::default(), names };
         tokio::spawn(task.run());
         Self { shared, server }
     }
@@ -130,27 +136,53 @@ impl Connection {
     }
 
     /// Registers the call and sends its request: an answer always finds its waiter.
-    fn begin(&self, head: Head, size: usize, request: &impl Message, wants: Wants) -> Result<(), Broken> {
+    fn begin(&self, head: Head, size: usize, request: &impl Message, waiter: Waiter) -> Result<(), Broken> {
         self.shared.line.with(|state| {
-            if let Some(broken) = &state.calls.ended {
+            let calls = &mut state.calls;
+            if let Some(broken) = &calls.ended {
                 return Err(broken.clone());
             }
-            state.calls.calls.insert(head.call, Waiter { task: None, wants });
+            let alarm = calls.alarm;
+            if let Some(until) = waiter.until
+                && alarm.is_none_or(|alarm| until < alarm)
+            {
+                calls.alarm = Some(until);
+            }
+            calls.calls.insert(head.call, waiter);
             state.outbox.message(head, size, request);
+            // A call that is alone leaves at once: there is nothing it could leave together with. Others wait for the
+            // task's turn, after those who call now.
+            if calls.calls.len() == 1 && calls.alarm == alarm {
+                state.outbox.hurry();
+            } else {
+                state.outbox.wake();
+            }
             Ok(())
         })
     }
 
-    /// `size` is the request's encoded length.
+    /// Waits for the answer, until then at most. `size` is the request's encoded length.
     pub(crate) async fn unary(
         self: &Arc<Self>,
         head: Head,
         size: usize,
         request: &impl Message,
+        until: Instant,
     ) -> Result<Bytes, Broken> {
-        self.begin(head, size, request, Wants::Reply(None))?;
-        let open = OpenCall { connection: Arc::clone(self), call: head.call };
-        poll_fn(|cx| open.poll_reply(cx)).await
+        let mut open = None;
+        poll_fn(|cx| match &mut open {
+            None => {
+                let task = Some(cx.waker().clone());
+                let waiter = Waiter { task, until: Some(until), wants: Wants::Reply(None) };
+                if let Err(broken) = self.begin(head, size, request, waiter) {
+                    return Poll::Ready(Err(broken));
+                }
+                open = Some(OpenCall { connection: Arc::clone(self), call: head.call, over: false });
+                Poll::Pending
+            }
+            Some(open) => open.poll_reply(cx),
+        })
+        .await
     }
 
     pub(crate) fn stream(
@@ -160,17 +192,15 @@ impl Connection {
         request: &impl Message,
     ) -> Result<Incoming, Broken> {
         let wants = Wants::Stream { items: VecDeque::new(), window: STREAM_WINDOW, end: None };
-        self.begin(head, size, request, wants)?;
-        let open = OpenCall { connection: self, call: head.call };
+        self.begin(head, size, request, Waiter { task: None, until: None, wants })?;
+        let open = OpenCall { connection: self, call: head.call, over: false };
         Ok(Incoming { open, taken: VecDeque::new(), owed: 0 })
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let mut state = self.shared.line.lock();
-        state.calls.unused = true;
-        state.outbox.wake();
+        self.shared.line.push(|state| state.calls.unused = true);
     }
 }
 
@@ -179,10 +209,12 @@ impl Drop for Connection {
 struct OpenCall {
     connection: Arc<Connection>,
     call: u64,
+    /// Its answer was taken.
+    over: bool,
 }
 
 impl OpenCall {
-    fn poll_reply(&self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>> {
+    fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>> {
         let mut state = self.connection.shared.line.lock();
         let Waiting { ended, calls, .. } = &mut state.calls;
         if let Some(waiter) = calls.get_mut(&self.call) {
@@ -190,9 +222,14 @@ impl OpenCall {
                 && let Some(answer) = answer.take()
             {
                 calls.remove(&self.call);
+                self.over = true;
                 return Poll::Ready(answer);
             }
             if ended.is_none() {
+                if waiter.until.is_none() {
+                    // The alarm was for this call. It is cancelled as it is dropped.
+                    return Poll::Ready(Err(Broken::Late));
+                }
                 waiter.task = Some(cx.waker().clone());
                 return Poll::Pending;
             }
@@ -203,7 +240,10 @@ impl OpenCall {
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.connection.shared.line.with(|state| {
+        if self.over {
+            return;
+        }
+        self.connection.shared.line.push(|state| {
             let Some(waiter) = state.calls.calls.remove(&self.call) else { return };
             state.calls.arriving.cancel(self.call);
             let answered = match waiter.wants {
@@ -279,7 +319,7 @@ impl Incoming {
             return;
         }
         let (call, owed) = (self.open.call, std::mem::take(&mut self.owed));
-        self.open.connection.shared.line.with(|state| {
+        self.open.connection.shared.line.push(|state| {
             if let Some(waiter) = state.calls.calls.get_mut(&call)
                 && let Wants::Stream { window, end: None, .. } = &mut waiter.wants
             {
@@ -294,6 +334,7 @@ impl Incoming {
 struct Task {
     shared: Arc<Shared>,
     inbox: Inbox,
+    timer: Option<Pin<Box<Sleep>>>,
     stall: Stall,
     names: String,
 }
@@ -319,24 +360,30 @@ impl Task {
 
     /// Writes and reads. Ready when there may be frames.
     fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
-        let line = &self.shared.line;
-        let (flushed, sent) = line.poll_flush(cx);
-        match flushed {
-            // The server has closed. Its parting words, if any, are still to be read.
-            Poll::Ready(Err(_)) => {}
-            Poll::Ready(Ok(())) if line.lock().calls.unused => return Poll::Ready(Err("closed".to_owned())),
-            flushed => {
-                if let Poll::Ready(stalled) = self.stall.poll(flushed.is_ready(), sent, cx) {
-                    return Poll::Ready(Err(stalled));
+        let Self { shared, inbox, timer, stall, .. } = self;
+        let line = &shared.line;
+        if !line.is_settled() {
+            let (flushed, sent) = line.poll_flush(cx);
+            let Waiting { unused, alarm, .. } = line.lock().calls;
+            match flushed {
+                // The server has closed. Its parting words, if any, are still to be read.
+                Poll::Ready(Err(_)) => {}
+                Poll::Ready(Ok(())) if unused => return Poll::Ready(Err("closed".to_owned())),
+                flushed => {
+                    if let Poll::Ready(stalled) = stall.poll(flushed.is_ready(), sent, cx) {
+                        return Poll::Ready(Err(stalled));
+                    }
                 }
             }
+            set(timer, alarm);
         }
-        self.inbox.poll_fill(cx).map(|read| match read {
+        while timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+            *timer = None;
+            set(timer, line.lock().calls.ring(Instant::now()));
+        }
+        inbox.poll_fill(cx).map(|read| match read {
             Ok(0) => Err("closed the connection".to_owned()),
-            Ok(_) => {
-                line.lock().outbox.awake();
-                Ok(())
-            }
+            Ok(_) => Ok(()),
             Err(error) => Err(error.to_string()),
         })
     }
@@ -364,6 +411,16 @@ impl Task {
                 Err(violation) => return Err(broke_protocol(names, &violation)),
             }
         }
+    }
+}
+
+/// Makes the timer go off by then.
+fn set(timer: &mut Option<Pin<Box<Sleep>>>, alarm: Option<Instant>) {
+    let Some(alarm) = alarm else { return };
+    match timer {
+        None => *timer = Some(Box::pin(sleep_until(alarm))),
+        Some(timer) if alarm < timer.deadline() => timer.as_mut().reset(alarm),
+        Some(_) => {}
     }
 }
 
@@ -417,6 +474,23 @@ impl Waiting {
     /// The first part of a message that nobody waits for: no memory is set aside.
     fn unwanted(&self, call: u64, message: Piece<'_>) -> bool {
         message.total.is_some() && !self.calls.contains_key(&call)
+    }
+
+    /// Wakes the callers whose deadline has passed, and sets the alarm for the next one.
+    fn ring(&mut self, now: Instant) -> Option<Instant> {
+        self.alarm = None;
+        for waiter in self.calls.values_mut() {
+            let Some(until) = waiter.until else { continue };
+            if until > now {
+                self.alarm = Some(self.alarm.map_or(until, |alarm| alarm.min(until)));
+                continue;
+            }
+            waiter.until = None;
+            if let Some(task) = waiter.task.take() {
+                task.wake();
+            }
+        }
+        self.alarm
     }
 
     /// The last word to a call.

@@ -95,7 +95,17 @@ impl Outbox {
         self.uncut = 0;
     }
 
-    /// Queues a message of this encoded size, in parts where it is larger than one.
+    /// Writes what is queued now, without the connection's task: for a message that nothing else could leave with.
+    pub(crate) fn hurry(&mut self) {
+        // An error shows again when the task writes.
+        if !self.blocked && matches!(self.flush(), Ok(true)) {
+            return;
+        }
+        self.wake();
+    }
+
+    /// Queues a message of this encoded size, in parts where it is larger than one. Whoever does [`Outbox::wake`]s the
+    /// task, or hurries.
     pub(crate) fn message(&mut self, head: Head, size: usize, message: &impl Message) {
         if self.socket.is_none() {
             return;
@@ -109,10 +119,9 @@ impl Outbox {
             Some(ahead) => ahead.behind.push_back(Behind::Large(large)),
             None => self.waiting.push_back(large),
         }
-        self.wake();
     }
 
-    /// Queues what `write` appends: whole frames of this call.
+    /// Queues what `write` appends: whole frames of this call. Whoever does [`Outbox::wake`]s the task.
     pub(crate) fn frame(&mut self, call: u64, write: impl FnOnce(&mut Vec<u8>)) {
         if self.socket.is_none() {
             return;
@@ -130,7 +139,6 @@ impl Outbox {
             // An error shows again when the task writes.
             let _ = self.flush();
         }
-        self.wake();
     }
 
     /// Forgets what is left of a call's large message, which nobody waits for. True when none of it has left.
@@ -173,16 +181,26 @@ impl Outbox {
         self.asleep = false;
     }
 
+    /// Whether the task waits, and has nothing to write before it may go on waiting.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.asleep
+    }
+
     /// Writes until nothing is left; for the connection's task alone, which is woken when there is more.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             self.task = Some(cx.waker().clone());
         }
-        while !self.flush()? {
-            if let Some(socket) = &self.socket {
+        loop {
+            if self.blocked
+                && let Some(socket) = &self.socket
+            {
                 ready!(socket.as_ref().poll_write_ready(cx))?;
+                self.blocked = false;
             }
-            self.blocked = false;
+            if self.flush()? {
+                break;
+            }
         }
         self.asleep = true;
         Poll::Ready(Ok(()))

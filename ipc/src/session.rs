@@ -139,7 +139,7 @@ impl Call {
             state.calls.finish(self.id);
             state.outbox.message(head, size, &reply);
         };
-        self.serving.line.with_room(send).await;
+        self.serving.line.push_with_room(send).await;
         Answer(Outcome::Answered)
     }
 
@@ -164,7 +164,7 @@ impl Call {
 
 impl Serving {
     fn answer(&self, call: u64, write: impl FnOnce(&mut Vec<u8>)) {
-        self.line.with(|state| {
+        self.line.push(|state| {
             state.calls.finish(call);
             state.outbox.frame(call, write);
         });
@@ -356,7 +356,7 @@ impl Session<'_> {
     async fn end(&mut self, ended: &Ended) {
         self.serving.line.with(|state| state.calls.cancel_all());
         if let Ended::Violation { call, rule } = ended {
-            self.serving.line.with(|state| state.outbox.frame(*call, |out| frame::refused(out, *call, rule)));
+            self.serving.line.push(|state| state.outbox.frame(*call, |out| frame::refused(out, *call, rule)));
             let _ = timeout(PARTING_TIMEOUT, self.serving.line.flushed()).await;
         }
     }
@@ -364,15 +364,17 @@ impl Session<'_> {
     /// Writes, and reads once the peer has taken enough of what it asked for. Ready when there may be frames.
     fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         let line = &self.serving.line;
-        let (flushed, sent) = line.poll_flush(cx);
-        if sent != self.sent {
-            self.serving.counters.sent(sent - std::mem::replace(&mut self.sent, sent));
-        }
-        if let Poll::Ready(Err(error)) = flushed {
-            return Poll::Ready(Err(Ended::Io(error)));
-        }
-        if let Poll::Ready(stalled) = self.stall.poll(flushed.is_ready(), sent, cx) {
-            return Poll::Ready(Err(violation(stalled)));
+        if !line.is_settled() {
+            let (flushed, sent) = line.poll_flush(cx);
+            if sent != self.sent {
+                self.serving.counters.sent(sent - std::mem::replace(&mut self.sent, sent));
+            }
+            if let Poll::Ready(Err(error)) = flushed {
+                return Poll::Ready(Err(Ended::Io(error)));
+            }
+            if let Poll::Ready(stalled) = self.stall.poll(flushed.is_ready(), sent, cx) {
+                return Poll::Ready(Err(violation(stalled)));
+            }
         }
         if !line.has_room() {
             return Poll::Pending;
@@ -384,7 +386,6 @@ impl Session<'_> {
             Ok(0) => Err(Ended::Closed),
             Ok(bytes) => {
                 self.serving.counters.received(bytes);
-                line.lock().outbox.awake();
                 Ok(())
             }
             Err(error) => Err(Ended::Io(error)),
@@ -463,13 +464,15 @@ impl Serving {
             let (name, limit) = (method.name, method.max_request);
             return Err(in_call(call, format!("{name} takes at most {limit} bytes, these are {size}")));
         }
-        {
-            let mut state = self.line.lock();
+        self.line.with(|state| {
+            // This is the connection's task: it writes before it sleeps.
+            state.outbox.awake();
             state.calls.admit(call, method, size).map_err(|rule| in_call(call, rule))?;
             if message.total.is_some() {
                 state.calls.begin(call, method, size);
             }
-        }
+            Ok(())
+        })?;
         self.counters.called(method);
         let until = deadline.and_then(|deadline| now.checked_add(deadline));
         Ok(Some(Some(Begun { method, began: now, until })))

@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -55,6 +55,7 @@ pub(crate) struct Line<T> {
     state: Mutex<State<T>>,
     /// As the outbox says, for a look without the lock.
     queued: AtomicUsize,
+    settled: AtomicBool,
     fell: Notify,
 }
 
@@ -66,32 +67,56 @@ pub(crate) struct State<T> {
 
 impl<T> Line<T> {
     pub(crate) fn new(outbox: Outbox, calls: T) -> Self {
-        Self { state: Mutex::new(State { outbox, calls }), queued: AtomicUsize::new(0), fell: Notify::new() }
+        Self {
+            state: Mutex::new(State { outbox, calls }),
+            queued: AtomicUsize::new(0),
+            settled: AtomicBool::new(false),
+            fell: Notify::new(),
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State<T>> {
         lock(&self.state)
     }
 
-    /// Does something to the line, whose queue may grow by it.
+    /// Does something to the line that queues nothing, or hurries what it queues.
     pub(crate) fn with<R>(&self, change: impl FnOnce(&mut State<T>) -> R) -> R {
         let mut state = self.lock();
         let result = change(&mut state);
-        self.queued.store(state.outbox.queued(), Ordering::Relaxed);
+        self.mirror(&state.outbox);
         result
     }
 
-    /// Does it once less than [`WRITE_QUEUE`] waits to be written.
-    pub(crate) async fn with_room<R>(&self, change: impl FnOnce(&mut State<T>) -> R) -> R {
+    /// Does something that queues, and wakes the task to write it.
+    pub(crate) fn push<R>(&self, change: impl FnOnce(&mut State<T>) -> R) -> R {
+        self.with(|state| {
+            let result = change(state);
+            state.outbox.wake();
+            result
+        })
+    }
+
+    fn mirror(&self, outbox: &Outbox) {
+        self.queued.store(outbox.queued(), Ordering::Relaxed);
+        self.settled.store(outbox.is_settled(), Ordering::Relaxed);
+    }
+
+    /// Queues once less than [`WRITE_QUEUE`] waits to be written.
+    pub(crate) async fn push_with_room<R>(&self, change: impl FnOnce(&mut State<T>) -> R) -> R {
         loop {
             if self.has_room() {
-                return self.with(change);
+                return self.push(change);
             }
             let fell = self.fell.notified();
             if !self.has_room() {
                 fell.await;
             }
         }
+    }
+
+    /// Whether the task may read without a look at what there is to write.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
     }
 
     pub(crate) fn has_room(&self) -> bool {
@@ -104,7 +129,8 @@ impl<T> Line<T> {
         let mut state = self.lock();
         let flushed = state.outbox.poll_flush(cx);
         let sent = state.outbox.sent();
-        let before = self.queued.swap(state.outbox.queued(), Ordering::Relaxed);
+        let before = self.queued.load(Ordering::Relaxed);
+        self.mirror(&state.outbox);
         drop(state);
         if before > 0 {
             self.fell.notify_waiters();
