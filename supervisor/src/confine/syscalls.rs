@@ -30,8 +30,12 @@ macro_rules! files {
 }
 
 const FILES: &[(&str, &str)] = files![
-    "runtime",
     "kill",
+    "runtime",
+    "files",
+    "database",
+    "outbound",
+    "inbound",
     "metamanager",
     "keyholder",
     "edgehub",
@@ -42,7 +46,7 @@ const FILES: &[(&str, &str)] = files![
     "cloudhub",
 ];
 
-/// What is no component's list: shared lines, and the forbidden calls.
+/// What is no component's list: the forbidden calls.
 const NOT_FOR_COMPONENTS: &str = "kill";
 
 /// One file, with what it includes.
@@ -53,7 +57,7 @@ pub struct Policy {
 }
 
 /// One line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// All must hold; none means always.
     pub conditions: Vec<Condition>,

@@ -22,19 +22,24 @@ pub enum Uncompilable {
     Backend(String),
 }
 
+/// The call that loads a filter.
+const LOAD: &str = "seccomp";
+
 /// The programs that hold a process to `policy`; to the forbidden list only, without one. In the order they are loaded.
 pub fn filters(policy: Option<&Policy>) -> Result<Vec<Filter>, Uncompilable> {
     let machine = std::env::consts::ARCH;
     let target = TargetArch::try_from(machine).map_err(|_| Uncompilable::Architecture(machine))?;
     let mut forbidden = forbidden().clone();
+    let mut filters = Vec::new();
     if let Some(policy) = policy {
         forbidden.calls.retain(|call, _| !policy.calls.contains_key(call));
-    }
-    let mut filters = vec![program(&forbidden, SeccompAction::Allow, SeccompAction::KillProcess, target)?];
-    if let Some(policy) = policy {
+        // The forbidden list is loaded after this one, and from then on forbids it.
+        let mut policy = policy.clone();
+        policy.calls.insert(LOAD.to_owned(), vec![Rule::default()]);
         let otherwise = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-        filters.push(program(policy, otherwise, SeccompAction::Allow, target)?);
+        filters.push(program(&policy, otherwise, SeccompAction::Allow, target)?);
     }
+    filters.push(program(&forbidden, SeccompAction::Allow, SeccompAction::KillProcess, target)?);
     Ok(filters)
 }
 

@@ -67,6 +67,7 @@ constants![
     CLONE_NEWUSER,
     CLONE_THREAD,
     FIONBIO,
+    FIONREAD,
     MADV_DONTNEED,
     MADV_FREE,
     NETLINK_ROUTE,
