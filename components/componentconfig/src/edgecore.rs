@@ -303,7 +303,7 @@ impl Edged {
         if !self.hostname_override.is_empty() {
             return self.hostname_override.clone();
         }
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        host.trim().to_ascii_lowercase()
+        // By uname(2): a confined component sees no /proc.
+        rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase()
     }
 }

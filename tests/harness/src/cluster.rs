@@ -101,7 +101,8 @@ impl Cluster {
         let containerd = Containerd::start(&slot)?;
         let folders = [Side::Edge, Side::Cloud].map(|side| slot.root().join(side.program()));
         for folder in &folders {
-            fs::create_dir(folder).with_context(|| format!("could not make {}", folder.display()))?;
+            let etc = folder.join("etc");
+            fs::create_dir_all(&etc).with_context(|| format!("could not make {}", etc.display()))?;
         }
         let [edge, cloud] = folders;
         let cluster = Self {
@@ -315,7 +316,7 @@ impl Cluster {
 
     /// The file the edge reads its join token from.
     pub fn token_file(&self) -> PathBuf {
-        self.slot.root().join("edgecore/token")
+        self.edge.etc().join("token")
     }
 
     /// The directory of everything in this cluster.

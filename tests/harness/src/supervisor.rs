@@ -107,9 +107,19 @@ impl Supervisor {
         Self { side, folder, programs, extra, child: None }
     }
 
+    /// The folder of what a component may read besides its own: `{etc}` in the manifest.
+    pub fn etc(&self) -> PathBuf {
+        self.folder.join("etc")
+    }
+
     /// `edgecore.yaml` or `cloudcore.yaml`.
     pub fn config(&self) -> PathBuf {
-        self.folder.join(format!("{}.yaml", self.side.program()))
+        self.etc().join(format!("{}.yaml", self.side.program()))
+    }
+
+    /// The node agent's directory of pods: `{kubelet}` in the manifest.
+    pub fn kubelet(&self) -> PathBuf {
+        self.folder.join("kubelet")
     }
 
     /// Where components keep what must survive.
@@ -177,6 +187,13 @@ impl Supervisor {
         ];
         for (option, path) in paths {
             arguments.extend([option.to_owned(), path.display().to_string()]);
+        }
+        let mut places = vec![("etc", self.etc())];
+        if self.side == Side::Edge {
+            places.push(("kubelet", self.kubelet()));
+        }
+        for (name, path) in places {
+            arguments.extend(["--path".to_owned(), format!("{name}={}", path.display())]);
         }
         arguments
     }
