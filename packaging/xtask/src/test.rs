@@ -146,7 +146,7 @@ pub(crate) fn run(progress: &Progress, choice: &Choice) -> Result<bool> {
     Ok(sum.failed == 0)
 }
 
-/// Whether it runs the built programs as root. The sandbox suite needs no containers, but is not worth a list of its own.
+/// Whether it starts the built programs as root, on a container runtime of its own.
 fn needs_cluster(suite: Suite) -> bool {
     matches!(suite, Suite::Sandbox | Suite::E2e | Suite::Chaos)
 }
