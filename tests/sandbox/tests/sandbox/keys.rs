@@ -44,7 +44,7 @@ pub(crate) fn apart(cluster: &mut Cluster, side: Side) -> Result<()> {
     ensure!(searched.len() >= 9, "only {} were searched", searched.join(", "));
 
     let mut copies = Vec::new();
-    let folders = [&cluster.edge, &cluster.cloud].map(|other| other.config().with_file_name(""));
+    let folders = [&cluster.edge, &cluster.cloud].map(|other| other.state().with_file_name(""));
     for folder in folders {
         files_with(&folder, &key, &mut copies)?;
     }
@@ -60,31 +60,70 @@ fn pid(supervisor: &Supervisor, name: &str) -> Result<i32> {
     Ok(supervisor.component(name)?.pid)
 }
 
-/// A private key as it may lie in memory or in a file.
-struct Key {
-    /// The secret number itself.
-    secret: Vec<u8>,
-    /// A line of its text form.
-    line: Vec<u8>,
-}
+/// A private key as it may lie in memory or in a file: the secret number in the forms libraries keep it in, and a line of
+/// its text form where it has one.
+struct Key(Vec<Vec<u8>>);
 
 impl Key {
+    /// Reads PKCS#8, as it is or as PEM.
     fn read(path: &Path) -> Result<Self> {
         /// Of an EC private key (RFC 5915): version 1, then an octet string of 32 bytes.
         const BEFORE: [u8; 5] = [0x02, 0x01, 0x01, 0x04, 0x20];
-        let text = fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.starts_with('-')).collect();
-        let der = STANDARD.decode(lines.concat()).context("the key's file is no PEM")?;
+        let bytes = fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
+        let mut forms = Vec::new();
+        let der = if bytes.starts_with(b"-----BEGIN") {
+            let text = String::from_utf8(bytes).context("the key's file is no PEM")?;
+            let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('-')).collect();
+            // The second: the first is the same in every key of the kind.
+            forms.push(lines.get(1).context("the key is one line")?.as_bytes().to_vec());
+            STANDARD.decode(lines.concat()).context("the key's file is no PEM")?
+        } else {
+            bytes
+        };
         let at = find(&der, &BEFORE).context("the key is no EC key")? + BEFORE.len();
-        let secret = der.get(at..at + 32).context("the key is cut off")?.to_vec();
-        // The second: the first is the same in every key of the kind.
-        let line = lines.get(1).context("the key is one line")?.as_bytes().to_vec();
-        Ok(Self { secret, line })
+        let secret: [u8; 32] = der.get(at..at + 32).context("the key is cut off")?.try_into()?;
+        let reversed = |mut bytes: [u8; 32]| {
+            bytes.reverse();
+            bytes.to_vec()
+        };
+        forms.extend([secret.to_vec(), reversed(secret), reversed(montgomery(secret))]);
+        Ok(Self(forms))
     }
 
     fn is_in(&self, bytes: &[u8]) -> bool {
-        find(bytes, &self.secret).is_some() || find(bytes, &self.line).is_some()
+        self.0.iter().any(|form| find(bytes, form).is_some())
     }
+}
+
+/// The secret times 2^256, modulo the order of P-256: how ring keeps it for signing, the least byte first.
+fn montgomery(secret: [u8; 32]) -> [u8; 32] {
+    const ORDER: [u64; 4] =
+        [0xf3b9_cac2_fc63_2551, 0xbce6_faad_a717_9e84, 0xffff_ffff_ffff_ffff, 0xffff_ffff_0000_0000];
+    let mut number = [0_u64; 4];
+    for (word, bytes) in number.iter_mut().zip(secret.rchunks_exact(8)) {
+        *word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    }
+    for _ in 0..256 {
+        let carry = number[3] >> 63 == 1;
+        for at in (0..4).rev() {
+            number[at] = number[at] << 1 | if at > 0 { number[at - 1] >> 63 } else { 0 };
+        }
+        let mut less = number;
+        let mut borrow = false;
+        for (word, order) in less.iter_mut().zip(ORDER) {
+            let (once, first) = word.overflowing_sub(order);
+            let (twice, second) = once.overflowing_sub(u64::from(borrow));
+            (*word, borrow) = (twice, first || second);
+        }
+        if carry || !borrow {
+            number = less;
+        }
+    }
+    let mut bytes = [0; 32];
+    for (word, bytes) in number.iter().zip(bytes.rchunks_exact_mut(8)) {
+        bytes.copy_from_slice(&word.to_be_bytes());
+    }
+    bytes
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
