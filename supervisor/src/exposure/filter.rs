@@ -248,4 +248,23 @@ pub(crate) mod tests {
         assert!(passes_named(&[odd], "mount"));
         assert!(passes_named(&[Filter::default()], "mount"), "running off the end");
     }
+
+    #[test]
+    fn compiled_policies_are_read_back_as_they_were_written() {
+        use crate::confine::syscalls::{self, Permit};
+
+        for name in ["metamanager", "keyholder", "edgehub", "edged", "authority", "apiserver", "cloudhub"] {
+            let policy = syscalls::policy(name).expect("embedded");
+            let Ok(filters) = syscalls::filters(Some(policy)) else { return };
+            assert!(!passes_foreign(&filters), "{name}");
+            for call in (0..LARGEST_NUMBER).filter_map(syscalls_table) {
+                let written = policy.permits(call) != Permit::Never;
+                assert_eq!(passes_named(&filters, call), written, "{name}: {call}");
+            }
+        }
+    }
+
+    fn syscalls_table(number: usize) -> Option<&'static str> {
+        ::syscalls::Sysno::new(number).map(|call| call.name())
+    }
 }
