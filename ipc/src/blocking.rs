@@ -142,7 +142,7 @@ impl Socket {
     ) -> Result<(), Broken> {
         let mut out = Vec::new();
         if size <= PART || self.protocol < 2 {
-            frame::message(&mut out, head, request);
+            frame::message(&mut out, head, size, request);
             return write(&mut self.stream, &out, until);
         }
         let mut large = Large::new(head, request);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message;
 use prost::encoding::{self, DecodeContext, WireType};
 
@@ -263,6 +263,9 @@ impl<'a> Envelope<'a> {
         while !rest.is_empty() {
             let (tag, wire) = encoding::decode_key(rest)?;
             match (tag, wire) {
+                (tag::KIND..=tag::TOTAL, WireType::Varint) => {
+                    envelope.set(tag, encoding::decode_varint(rest)?);
+                }
                 (tag::TEXT | tag::PAYLOAD, WireType::LengthDelimited) => {
                     let length = encoding::decode_varint(rest)?;
                     let field = usize::try_from(length)
@@ -275,9 +278,6 @@ impl<'a> Envelope<'a> {
                         envelope.text =
                             std::str::from_utf8(field).map_err(|_| FrameError::Field { tag, wire })?;
                     }
-                }
-                (tag::KIND..=tag::TOTAL, WireType::Varint) => {
-                    envelope.set(tag, encoding::decode_varint(rest)?);
                 }
                 (tag::KIND..=tag::TOTAL, _) => return Err(FrameError::Field { tag, wire }),
                 // Of a newer peer.
@@ -348,82 +348,114 @@ impl Head {
     }
 }
 
-fn number(out: &mut Vec<u8>, tag: u32, value: u64) {
-    if value != 0 {
-        encoding::encode_key(tag, WireType::Varint, out);
-        encoding::encode_varint(value, out);
+/// The fields of a frame before its last one, on the stack: `Vec` has a price per call that ten small fields pay dearly.
+struct Fields {
+    bytes: [u8; Self::ROOM],
+    length: usize,
+}
+
+impl Fields {
+    /// The prefix, and eight numbers of one byte of key and ten of value at most.
+    const ROOM: usize = PREFIX + 8 * 11;
+
+    fn of(head: Head) -> Self {
+        let mut fields = Self { bytes: [0; Self::ROOM], length: PREFIX };
+        fields.number(tag::KIND, head.kind as u64);
+        fields.number(tag::CALL, head.call);
+        fields.number(tag::METHOD, u64::from(head.method));
+        fields.number(tag::DEADLINE_MS, head.deadline_ms);
+        fields
+    }
+
+    fn number(&mut self, tag: u32, value: u64) {
+        if value != 0 {
+            self.varint(u64::from(tag << 3));
+            self.varint(value);
+        }
+    }
+
+    /// The key and length of a last field whose bytes follow.
+    fn last(&mut self, tag: u32, length: usize) {
+        self.varint(u64::from(tag << 3 | WireType::LengthDelimited as u32));
+        self.varint(length as u64);
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "seven bits at a time")]
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.bytes[self.length] = value as u8 | 0x80;
+            self.length += 1;
+            value >>= 7;
+        }
+        self.bytes[self.length] = value as u8;
+        self.length += 1;
+    }
+
+    /// Appends them, the length of the frame before them. `following` bytes of it are still to come.
+    fn write(mut self, out: &mut Vec<u8>, following: usize) {
+        let length = u32::try_from(self.length - PREFIX + following).expect("a frame is at most 5 MiB");
+        self.bytes[..PREFIX].copy_from_slice(&length.to_be_bytes());
+        out.reserve(self.length + following);
+        out.extend_from_slice(&self.bytes[..self.length]);
     }
 }
 
-/// Appends a frame of these fields, its length before it. `tail` bytes of it follow by other ways.
-fn frame(out: &mut Vec<u8>, head: Head, tail: usize, more: impl FnOnce(&mut Vec<u8>)) {
-    let at = out.len();
-    out.put_u32(0);
-    number(out, tag::KIND, head.kind as u64);
-    number(out, tag::CALL, head.call);
-    number(out, tag::METHOD, u64::from(head.method));
-    number(out, tag::DEADLINE_MS, head.deadline_ms);
-    more(out);
-    let length = u32::try_from(out.len() - at - PREFIX + tail).expect("a frame is at most 5 MiB");
-    out[at..at + PREFIX].copy_from_slice(&length.to_be_bytes());
-}
-
-/// Appends a whole message in one frame: encoded once, straight to where it is written from.
-pub(crate) fn message(out: &mut Vec<u8>, head: Head, message: &impl Message) {
-    frame(out, head, 0, |out| {
-        encoding::encode_key(tag::PAYLOAD, WireType::LengthDelimited, out);
-        message.encode_length_delimited(out).expect("a Vec grows as needed");
-    });
+/// Appends a whole message of this encoded size in one frame: encoded once, straight to where it is written from.
+pub(crate) fn message(out: &mut Vec<u8>, head: Head, size: usize, message: &impl Message) {
+    let mut fields = Fields::of(head);
+    fields.last(tag::PAYLOAD, size);
+    fields.write(out, size);
+    message.encode(out).expect("a Vec grows as needed");
 }
 
 /// Appends all of a part's frame but its bytes, of which there are `length`. The first of a message has its `total`.
 pub(crate) fn part(out: &mut Vec<u8>, head: Head, total: usize, length: usize) {
-    frame(out, head, length, |out| {
-        number(out, tag::TOTAL, total as u64);
-        encoding::encode_key(tag::PAYLOAD, WireType::LengthDelimited, out);
-        encoding::encode_varint(length as u64, out);
-    });
+    let mut fields = Fields::of(head);
+    fields.number(tag::TOTAL, total as u64);
+    fields.last(tag::PAYLOAD, length);
+    fields.write(out, length);
 }
 
-fn text(out: &mut Vec<u8>, text: &str) {
+fn text(out: &mut Vec<u8>, mut fields: Fields, text: &str) {
     let text = &text[..text.floor_char_boundary(MAX_TEXT)];
-    encoding::encode_key(tag::TEXT, WireType::LengthDelimited, out);
-    encoding::encode_varint(text.len() as u64, out);
-    out.put_slice(text.as_bytes());
+    fields.last(tag::TEXT, text.len());
+    fields.write(out, text.len());
+    out.extend_from_slice(text.as_bytes());
 }
 
 pub(crate) fn hello(hello: &Hello) -> Vec<u8> {
     let mut out = Vec::new();
-    message(&mut out, Head::of(Kind::Hello, NO_CALL), hello);
+    message(&mut out, Head::of(Kind::Hello, NO_CALL), hello.encoded_len(), hello);
     out
 }
 
 pub(crate) fn end(out: &mut Vec<u8>, call: u64) {
-    frame(out, Head::of(Kind::End, call), 0, |_| {});
+    Fields::of(Head::of(Kind::End, call)).write(out, 0);
 }
 
 pub(crate) fn late(out: &mut Vec<u8>, call: u64) {
-    frame(out, Head::of(Kind::Late, call), 0, |_| {});
+    Fields::of(Head::of(Kind::Late, call)).write(out, 0);
 }
 
 pub(crate) fn cancel(out: &mut Vec<u8>, call: u64) {
-    frame(out, Head::of(Kind::Cancel, call), 0, |_| {});
+    Fields::of(Head::of(Kind::Cancel, call)).write(out, 0);
 }
 
 pub(crate) fn credit(out: &mut Vec<u8>, call: u64, bytes: u32) {
-    frame(out, Head::of(Kind::Credit, call), 0, |out| number(out, tag::CREDIT, u64::from(bytes)));
+    let mut fields = Fields::of(Head::of(Kind::Credit, call));
+    fields.number(tag::CREDIT, u64::from(bytes));
+    fields.write(out, 0);
 }
 
 pub(crate) fn failed(out: &mut Vec<u8>, call: u64, code: i32, message: &str) {
-    frame(out, Head::of(Kind::Failed, call), 0, |out| {
-        // Sign-extended, as protobuf's int32 is.
-        number(out, tag::CODE, i64::from(code).cast_unsigned());
-        text(out, message);
-    });
+    let mut fields = Fields::of(Head::of(Kind::Failed, call));
+    // Sign-extended, as protobuf's int32 is.
+    fields.number(tag::CODE, i64::from(code).cast_unsigned());
+    text(out, fields, message);
 }
 
 pub(crate) fn refused(out: &mut Vec<u8>, call: u64, message: &str) {
-    frame(out, Head::of(Kind::Refused, call), 0, |out| text(out, message));
+    text(out, Fields::of(Head::of(Kind::Refused, call)), message);
 }
 
 #[cfg(test)]
@@ -442,7 +474,9 @@ mod tests {
     }
 
     fn request(blob: &Blob) -> Bytes {
-        encoded(|out| message(out, Head::request(7, 3, Some(Duration::from_millis(250))), blob))
+        encoded(|out| {
+            message(out, Head::request(7, 3, Some(Duration::from_millis(250))), blob.encoded_len(), blob);
+        })
     }
 
     /// A message of one bytes field, as the interfaces have them.
@@ -467,7 +501,7 @@ mod tests {
     #[test]
     fn payload_is_a_slice_of_a_frame_that_is_shared() {
         let reply = Blob { data: Bytes::from(vec![9; 1000]) };
-        let bytes = encoded(|out| message(out, Head::of(Kind::Reply, 1), &reply));
+        let bytes = encoded(|out| message(out, Head::of(Kind::Reply, 1), reply.encoded_len(), &reply));
         let range = bytes.as_ptr() as usize..bytes.as_ptr() as usize + bytes.len();
         let Frame::Reply { message, .. } = Frame::decode(&bytes, Some(&bytes)).unwrap() else {
             panic!("not a reply")
@@ -481,7 +515,7 @@ mod tests {
         let head = Head { kind: Kind::Request, call: u64::MAX, method: u32::MAX, deadline_ms: u64::MAX };
         let largest = Blob { data: Bytes::from(vec![0; MAX_PAYLOAD - 5]) };
         assert_eq!(largest.encoded_len(), MAX_PAYLOAD);
-        assert!(encoded(|out| message(out, head, &largest)).len() <= longest(1));
+        assert!(encoded(|out| message(out, head, MAX_PAYLOAD, &largest)).len() <= longest(1));
         let mut first = Vec::new();
         part(&mut first, head, MAX_PAYLOAD, PART);
         assert!(first.len() + PART <= longest(2));

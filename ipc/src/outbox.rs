@@ -111,7 +111,7 @@ impl Outbox {
             return;
         }
         if size <= PART || !self.parts {
-            return self.frame(head.call, |out| frame::message(out, head, message));
+            return self.frame(head.call, |out| frame::message(out, head, size, message));
         }
         let large = Large::new(head, message);
         self.uncut += large.total;

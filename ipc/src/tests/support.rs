@@ -293,12 +293,12 @@ pub(super) fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 pub(super) fn request(call: u64, method: u32, message: &impl Message) -> Vec<u8> {
     let head = Head::request(call, method, Some(Duration::from_secs(5)));
-    written(|out| frame::message(out, head, message))
+    written(|out| frame::message(out, head, message.encoded_len(), message))
 }
 
 /// A message of this kind, whole.
 pub(super) fn message(kind: Kind, call: u64, message: &impl Message) -> Vec<u8> {
-    written(|out| frame::message(out, Head::of(kind, call), message))
+    written(|out| frame::message(out, Head::of(kind, call), message.encoded_len(), message))
 }
 
 /// A part of a message: the first, of `kind`, says how long the whole is.
