@@ -105,48 +105,52 @@ const PASSING: [u32; 2] = [0x7fff_0000, 0x7ffc_0000];
 /// The action in a return value, without its data (`SECCOMP_RET_ACTION_FULL`).
 const ACTION: u32 = 0xffff_0000;
 
-/// Follows the program with the accumulator known or not. Jumps only go forward, so with each pair of place and
-/// accumulator seen once it ends.
+/// Follows the program with the accumulator known or not; both ways where that leaves a jump open. Jumps only go forward,
+/// so with no place of such a jump taken twice it ends.
 fn allows(program: &[Instruction], call: Call) -> bool {
-    let mut open = vec![(0_usize, Some(0_u32))];
+    let mut open = vec![0_usize];
     let mut seen = HashSet::new();
-    while let Some((at, accumulator)) = open.pop() {
-        if !seen.insert((at, accumulator)) {
-            continue;
-        }
-        let Some(instruction) = program.get(at) else { return true };
-        let k = instruction.k;
-        let next = at + 1;
-        let (yes, no) = (next + usize::from(instruction.jt), next + usize::from(instruction.jf));
-        match instruction.code {
-            // LD: a word of the call, or a constant.
-            0x20 => open.push((next, call.word(k))),
-            0x00 => open.push((next, Some(k))),
-            // ALU with a constant.
-            0x54 => open.push((next, if k == 0 { Some(0) } else { accumulator.map(|a| a & k) })),
-            0x44 => open.push((next, accumulator.map(|a| a | k))),
-            0xa4 => open.push((next, accumulator.map(|a| a ^ k))),
-            0x04 => open.push((next, accumulator.map(|a| a.wrapping_add(k)))),
-            0x14 => open.push((next, accumulator.map(|a| a.wrapping_sub(k)))),
-            // JMP: always, or on a comparison with a constant.
-            0x05 => open.push((next.saturating_add(k as usize), accumulator)),
-            code @ (0x15 | 0x25 | 0x35 | 0x45) => match accumulator {
-                Some(a) => {
+    let mut accumulator = Some(0_u32);
+    while let Some(mut at) = open.pop() {
+        loop {
+            let Some(Instruction { code, jt, jf, k }) = program.get(at).copied() else { return true };
+            at += 1;
+            match (code, accumulator) {
+                // LD: a word of the call, or a constant.
+                (0x20, _) => accumulator = call.word(k),
+                (0x00, _) => accumulator = Some(k),
+                // ALU with a constant.
+                (0x54, _) => accumulator = if k == 0 { Some(0) } else { accumulator.map(|a| a & k) },
+                (0x44, _) => accumulator = accumulator.map(|a| a | k),
+                (0xa4, _) => accumulator = accumulator.map(|a| a ^ k),
+                (0x04, _) => accumulator = accumulator.map(|a| a.wrapping_add(k)),
+                (0x14, _) => accumulator = accumulator.map(|a| a.wrapping_sub(k)),
+                // JMP: always, or on a comparison with a constant.
+                (0x05, _) => at = at.saturating_add(k as usize),
+                (0x15 | 0x25 | 0x35 | 0x45, Some(a)) => {
                     let holds = match code {
                         0x15 => a == k,
                         0x25 => a > k,
                         0x35 => a >= k,
                         _ => a & k != 0,
                     };
-                    open.push((if holds { yes } else { no }, accumulator));
+                    at += usize::from(if holds { jt } else { jf });
                 }
-                None => open.extend([(yes, None), (no, None)]),
-            },
-            // RET of a constant.
-            0x06 if PASSING.contains(&(k & ACTION)) => return true,
-            0x06 => {}
-            _ => return true,
+                (0x15 | 0x25 | 0x35 | 0x45, None) => {
+                    if !seen.insert(at) {
+                        break;
+                    }
+                    // Taken up again with the accumulator unknown, as it is here.
+                    open.push(at + usize::from(jf));
+                    at += usize::from(jt);
+                }
+                // RET of a constant.
+                (0x06, _) if PASSING.contains(&(k & ACTION)) => return true,
+                (0x06, _) => break,
+                _ => return true,
+            }
         }
+        accumulator = None;
     }
     false
 }
