@@ -84,6 +84,18 @@ pub fn ensure_root(path: &Path, mode: RawMode) -> Result<(), DirError> {
     ensure(path, mode, rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
+/// The first symbolic link on the way to `path` that belongs neither to root nor to us, with its owner.
+pub fn foreign_link(path: &Path) -> Option<(PathBuf, u32)> {
+    let ours = rustix::process::geteuid().as_raw();
+    let mut way: Vec<&Path> = path.ancestors().collect();
+    way.reverse();
+    way.into_iter().find_map(|step| {
+        let meta = std::fs::symlink_metadata(step).ok()?;
+        let owner = std::os::unix::fs::MetadataExt::uid(&meta);
+        (meta.is_symlink() && owner != 0 && owner != ours).then(|| (step.to_owned(), owner))
+    })
+}
+
 fn is_empty(dir: impl std::os::fd::AsFd) -> Result<bool, Errno> {
     for entry in rustix::fs::Dir::read_from(dir)? {
         let entry = entry?;
@@ -156,6 +168,21 @@ mod tests {
         assert!(
             matches!(error, DirError::Owner { found, expected, .. } if found == own_uid() && expected == other)
         );
+    }
+
+    #[test]
+    fn link_of_somebody_else_on_the_way_is_found() {
+        if own_uid() != 0 {
+            eprintln!("not run: needs root");
+            return;
+        }
+        let temp = tempfile::tempdir().expect("tempdir");
+        let (ours, theirs) = (temp.path().join("ours"), temp.path().join("theirs"));
+        symlink("/etc", &ours).expect("link");
+        symlink("/etc", &theirs).expect("link");
+        std::os::unix::fs::lchown(&theirs, Some(65_533), None).expect("given away");
+        assert_eq!(foreign_link(&ours.join("ssl")), None);
+        assert_eq!(foreign_link(&theirs.join("ssl")), Some((theirs, 65_533)));
     }
 
     #[test]

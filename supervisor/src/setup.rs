@@ -8,7 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use launch::{CapabilitySet, Identity, Limit, Namespaces, Support};
+use launch::{CapabilitySet, Identity, Limit, Namespaces, Root, Support, View};
 use thiserror::Error;
 
 use crate::accounts;
@@ -150,8 +150,38 @@ pub fn findings(settings: &Settings) -> (Manifest, Vec<Finding>) {
         accounts: (accounts::own_uid() == 0).then_some(accounts),
     };
     findings.extend(check(file, &manifest, &known));
+    findings.extend(planted_links(file, &manifest, known.places));
     findings.extend(syscalls::findings());
     (manifest, findings)
+}
+
+/// Granted paths that a symbolic link of somebody else leads to: whoever owns the link decides what is granted. Such a
+/// path is not followed at launch either.
+fn planted_links(file: &str, manifest: &Manifest, places: &Places) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, component) in &manifest.components {
+        let paths = &component.paths;
+        for (key, path) in
+            [("paths.read", &paths.read), ("paths.write", &paths.write), ("paths.shared", &paths.shared)]
+                .into_iter()
+                .flat_map(|(key, paths)| paths.iter().map(move |path| (key, path)))
+        {
+            let planted = places.fill(path).ok().and_then(|path| dirs::foreign_link(Path::new(&path)));
+            if let Some((link, owner)) = planted {
+                findings.push(Finding {
+                    file: file.to_owned(),
+                    component: name.clone(),
+                    key: key.to_owned(),
+                    value: path.clone(),
+                    problem: format!(
+                        "{} is a symbolic link of uid {owner}, who could lead it anywhere",
+                        link.display()
+                    ),
+                });
+            }
+        }
+    }
+    findings
 }
 
 /// The manifest, when nothing is wrong with it, with what runs in this mode.
@@ -316,7 +346,7 @@ pub fn prepare(
             capabilities: granted.intersection(held),
             limits,
             degraded,
-            env: environment(settings, &places, name, component, &links),
+            env: environment(settings, &places, name, component, &links, &profile),
             links,
             listeners,
             profile,
@@ -399,6 +429,7 @@ fn environment(
     name: &str,
     component: &Component,
     links: &[Link],
+    profile: &Profile,
 ) -> Vec<(String, OsString)> {
     let run = &settings.run_dir;
     let mut env: Vec<(String, OsString)> = Vec::new();
@@ -416,6 +447,10 @@ fn environment(
     set("RUNTIME_DIRECTORY", run.join(name).into());
     set("APIARY_CALLS", wiring::calls_variable(run, name, component.calls.keys()).into());
     set("APIARY_LINKS", wiring::links_variable(links).into());
+    if let Some(View { root: Root::Host { shared }, .. }) = &profile.view {
+        // Where mounts made by the component are seen by the host; nothing else can tell.
+        set("APIARY_SHARED", std::env::join_paths(shared).unwrap_or_default());
+    }
     set("NOTIFY_SOCKET", wiring::notify_path(run, name).into());
     if let Some(watchdog) = component.watchdog {
         set("WATCHDOG_USEC", watchdog.0.as_micros().to_string().into());
@@ -456,7 +491,7 @@ mod tests {
         let settings = settings(standalone);
         let (manifest, _) = manifest::parse("m", &settings.manifest);
         let places = places(&settings, &manifest);
-        environment(&settings, &places, component, &manifest.components[component], &[])
+        environment(&settings, &places, component, &manifest.components[component], &[], &Profile::default())
     }
 
     fn value(variables: &[(String, OsString)], name: &str) -> Option<String> {

@@ -44,6 +44,7 @@ const FILES: &[(&str, &str)] = files![
     "apiserver",
     "controllers",
     "cloudhub",
+    "metrics",
 ];
 
 /// What is no component's list: the forbidden calls.

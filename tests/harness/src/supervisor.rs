@@ -40,8 +40,8 @@ impl Side {
     /// The components of the side, in start order.
     pub fn components(self) -> &'static [&'static str] {
         match self {
-            Self::Edge => &["metamanager", "keyholder", "edgehub", "edged"],
-            Self::Cloud => &["authority", "apiserver", "controllers", "cloudhub"],
+            Self::Edge => &["metamanager", "keyholder", "edgehub", "edged", "metrics"],
+            Self::Cloud => &["authority", "apiserver", "controllers", "cloudhub", "metrics"],
         }
     }
 }

@@ -51,6 +51,8 @@ mod volumes;
 mod whole;
 mod worker;
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -82,6 +84,10 @@ async fn run(ctx: Context) -> anyhow::Result<()> {
     // What the file has and we do not act on is named by edgehub, once for the node.
     let loaded = edgecore::load(ctx.config_path()).map_err(lifecycle::ConfigError::new)?;
     let config = Arc::new(loaded.config);
+    if let Some(shared) = std::env::var_os("APIARY_SHARED") {
+        reach_the_runtime(&shared, &config.modules.edged.root_directory)
+            .map_err(lifecycle::ConfigError::message)?;
+    }
     let client = MetaManagerClient::new(ctx.call("metamanager")?);
     let edged = start(&config, client, ctx.shutdown().clone())?;
     let ready = async {
@@ -104,6 +110,19 @@ async fn run(ctx: Context) -> anyhow::Result<()> {
     ctx.shutdown().run_until_cancelled(async { tokio::join!(ready, status) }).await;
     edged.finish().await;
     Ok(())
+}
+
+/// In a mount namespace of its own, what is mounted reaches the container runtime only below the places its supervisor
+/// shares with the host. Anywhere else, containers would see empty folders where their Secrets should be.
+fn reach_the_runtime(shared: &OsStr, root: &Path) -> Result<(), String> {
+    if std::env::split_paths(shared).any(|place| root.starts_with(place)) {
+        return Ok(());
+    }
+    Err(format!(
+        "modules.edged.rootDirectory is {root}, but volumes mounted there would not reach the container runtime: start \
+         edgecore with --path kubelet={root}",
+        root = root.display()
+    ))
 }
 
 /// A running edged.
@@ -180,4 +199,19 @@ fn start(
     let (synced_sender, synced) = watch::channel(false);
     tasks.spawn(Source::new(agent, node_events, synced_sender).run(shutdown));
     Ok(Edged { tasks, health, synced })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_lie_where_the_runtime_sees_their_mounts() {
+        let shared = OsStr::new("/var/lib/kubelet:/data/k");
+        for root in ["/var/lib/kubelet", "/data/k/pods"] {
+            assert_eq!(reach_the_runtime(shared, Path::new(root)), Ok(()));
+        }
+        let problem = reach_the_runtime(shared, Path::new("/data/kubelet")).expect_err("not shared");
+        assert!(problem.contains("--path kubelet=/data/kubelet"), "{problem}");
+    }
 }
