@@ -32,6 +32,16 @@ messages! {
         QueryRequest, QueryReply, SetLinkRequest, SetLinkReply;
 }
 
+/// What comes in on a link: frames with their lengths.
+pub(crate) fn frame(bytes: &[u8]) {
+    ipc::fuzz::frame(bytes);
+}
+
+/// The first frame of a connection, which has to be a hello.
+pub(crate) fn hello(bytes: &[u8]) {
+    ipc::fuzz::hello(bytes);
+}
+
 /// One of the messages, chosen by the first byte.
 pub(crate) fn message(bytes: &[u8]) {
     let Some((&choice, bytes)) = bytes.split_first() else { return };

@@ -34,9 +34,11 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "certificate", run: certificates::certificate },
     Target { name: "certificate-request", run: certificates::request },
+    Target { name: "frame", run: bus::frame },
+    Target { name: "hello", run: bus::hello },
     Target { name: "manifest", run: files::manifest },
     Target { name: "message", run: bus::message },
     Target { name: "notice", run: bus::notice },
