@@ -113,21 +113,38 @@ impl Table {
         table.ok_or_else(|| "there is no line with the names of the columns".to_owned())
     }
 
-    /// Every cell that is not as `expected`.
+    /// Every cell that is not as `expected`; a column that only one of them has is one difference.
     pub fn differences(&self, expected: &Self) -> Vec<Difference> {
+        let columns = |a: &Self, b: &Self| -> Vec<String> {
+            a.columns.iter().filter(|column| !b.columns.contains(column)).cloned().collect()
+        };
+        let (new, gone) = (columns(self, expected), columns(expected, self));
+        let whole = |component: &String, here: bool| Difference {
+            attempt: String::new(),
+            component: component.clone(),
+            expected: (!here).then(|| "a column".to_owned()),
+            found: here.then(|| "a column".to_owned()),
+        };
+        let mut differences: Vec<Difference> = new
+            .iter()
+            .map(|name| whole(name, true))
+            .chain(gone.iter().map(|name| whole(name, false)))
+            .collect();
+
         let (found, expected) = (self.cells(), expected.cells());
-        let mut keys: Vec<_> = found.keys().chain(expected.keys()).collect();
+        let in_both = |component: &str| !new.iter().chain(&gone).any(|column| column == component);
+        let mut keys: Vec<_> = found.keys().chain(expected.keys()).filter(|key| in_both(key.1)).collect();
         keys.sort_unstable();
         keys.dedup();
-        keys.into_iter()
-            .filter(|key| found.get(*key) != expected.get(*key))
-            .map(|key| Difference {
+        differences.extend(keys.into_iter().filter(|key| found.get(*key) != expected.get(*key)).map(|key| {
+            Difference {
                 attempt: key.0.to_owned(),
                 component: key.1.to_owned(),
                 expected: expected.get(key).map(|outcome| (*outcome).to_owned()),
                 found: found.get(key).map(|outcome| (*outcome).to_owned()),
-            })
-            .collect()
+            }
+        }));
+        differences
     }
 
     fn cells(&self) -> BTreeMap<(&str, &str), &str> {
@@ -144,14 +161,11 @@ impl Table {
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let word = |outcome: &Option<String>| outcome.clone().unwrap_or_else(|| "nothing".to_owned());
-        write!(
-            f,
-            "{}: {}: expected {}, got {}",
-            self.component,
-            self.attempt,
-            word(&self.expected),
-            word(&self.found)
-        )
+        write!(f, "{}: ", self.component)?;
+        if !self.attempt.is_empty() {
+            write!(f, "{}: ", self.attempt)?;
+        }
+        write!(f, "expected {}, got {}", word(&self.expected), word(&self.found))
     }
 }
 
@@ -197,6 +211,19 @@ mod tests {
             ]
         );
         assert_eq!(table("x").differences(&more).len(), 2);
+    }
+
+    #[test]
+    fn new_component_is_one_difference() {
+        let mut with = Table::new(vec!["store".into(), "hub".into(), "mesh".into()]);
+        with.add("files", "read own state", vec!["allowed".into(); 3]);
+        let mut without = Table::new(vec!["store".into(), "hub".into()]);
+        without.add("files", "read own state", vec!["allowed".into(); 2]);
+        let words = |a: &Table, b: &Table| -> Vec<String> {
+            a.differences(b).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(words(&with, &without), ["mesh: expected nothing, got a column"]);
+        assert_eq!(words(&without, &with), ["mesh: expected a column, got nothing"]);
     }
 
     #[test]

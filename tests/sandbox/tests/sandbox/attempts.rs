@@ -139,7 +139,7 @@ fn files(list: &mut List, scene: &Scene) {
     list.add(GROUP, "list /", |_, _| one(&["list", "/"]));
     list.add(GROUP, "list /root", |_, _| one(&["list", "/root"]));
     list.add(GROUP, "list /sys", |_, _| one(&["list", "/sys"]));
-    list.add(GROUP, "read /dev/kmsg", |_, _| one(&["read", "/dev/kmsg"])).control(Control::None);
+    list.add(GROUP, "read /dev/kmsg", |_, _| one(&["read", "/dev/kmsg"]));
     list.add(GROUP, "write /etc", |scene, _| on("make", &scene.trace("/etc")));
     list.add(GROUP, "write /usr", |scene, _| on("make", &scene.trace("/usr")));
     list.add(GROUP, "write /", |scene, _| on("make", &scene.trace("/")));

@@ -23,7 +23,8 @@ use supervisor::cli::{Options, Settings};
 use supervisor::manifest::Limits;
 use supervisor::reexec::Kept;
 use supervisor::setup::{self, Prepared};
-use supervisor::{cli, exposure, notify, wiring};
+use supervisor::wiring::{self, Link};
+use supervisor::{cli, exposure, notify};
 
 use crate::attempts::{Attempt, Control};
 
@@ -39,6 +40,8 @@ pub(crate) struct Scene {
     settings: Settings,
     parts: Vec<Part>,
     cgroups: Cgroups,
+    /// Links into the supervisor itself.
+    own_links: Vec<Link>,
     /// Processes that only sit there, by component.
     siblings: BTreeMap<String, Process>,
     tcp: TcpListener,
@@ -81,6 +84,7 @@ impl Scene {
         let mut kept = Kept::default();
         let lock = setup::take_directories(&settings, &mut kept)?;
         let prepared = setup::prepare(&settings, &manifest, &mut kept)?;
+        let own_links = setup::own_links(&settings, &manifest, &mut kept)?;
         drop(entered);
         let cgroups = Cgroups::open(&settings.run_dir);
         let parts = prepared.into_iter().map(|(prepared, notify)| {
@@ -97,6 +101,7 @@ impl Scene {
             settings,
             parts,
             cgroups,
+            own_links,
             siblings: BTreeMap::new(),
             tcp,
             free,
@@ -292,13 +297,12 @@ impl Scene {
         self.links().filter(|(client, _)| client != name).map(|(_, path)| path).collect()
     }
 
-    /// Every link between components with its client.
+    /// Every link with its client.
     fn links(&self) -> impl Iterator<Item = (String, PathBuf)> {
-        self.parts.iter().flat_map(move |part| {
-            let server = &part.prepared.name;
-            part.prepared.links.iter().map(move |link| {
-                (link.client.clone(), wiring::path(&self.settings.run_dir, server, &link.client))
-            })
+        let between = self.parts.iter().map(|part| (part.prepared.name.as_str(), &part.prepared.links));
+        between.chain([("supervisor", &self.own_links)]).flat_map(move |(server, links)| {
+            let path = move |client: &str| wiring::path(&self.settings.run_dir, server, client);
+            links.iter().map(move |link| (link.client.clone(), path(&link.client)))
         })
     }
 
@@ -344,6 +348,7 @@ impl Scene {
         let leaves = words.first().is_some_and(|word| word == "leave");
         let outside = words.get(1).map(PathBuf::from).unwrap_or_default();
         let ((_, exit), said) = start(words)?;
+        ensure!(!said.starts_with("unknown"), "the probe does not know {words:?}");
         let word = match exit {
             Some(Exit::Signal(signal)) => nix::sys::signal::Signal::try_from(signal)
                 .map_or_else(|_| format!("signal-{signal}"), |signal| signal.as_str().to_owned()),

@@ -7,10 +7,11 @@ use serde_json::Value;
 
 /// The most exposure each component may have, from 0 to 10: those that hold state and keys, those that talk to a network,
 /// and the one that is root.
-const GOALS: [(&str, f64); 8] = [
+const GOALS: [(&str, f64); 9] = [
     ("metamanager", 0.6),
     ("keyholder", 0.6),
     ("authority", 0.6),
+    ("metrics", 0.6),
     ("edgehub", 1.3),
     ("cloudhub", 1.3),
     ("apiserver", 1.3),
