@@ -9,6 +9,7 @@ mod accounts;
 mod agents;
 mod cgroup;
 mod clock;
+mod cluster;
 mod cni;
 mod configuration;
 mod disk;
@@ -47,6 +48,7 @@ struct Facts {
     cni: Option<cni::Cni>,
     clock: clock::Clock,
     hub: Option<hub::Hub>,
+    cluster: Option<cluster::Cluster>,
     ports: Vec<ports::Port>,
     disk: Vec<disk::Space>,
     accounts: accounts::Accounts,
@@ -81,6 +83,7 @@ fn judge(side: Side, facts: &Facts) -> Vec<Finding> {
     findings.extend(facts.cni.iter().flat_map(cni::judge));
     findings.extend(clock::judge(side, &facts.clock));
     findings.extend(facts.hub.iter().flat_map(hub::judge));
+    findings.extend(facts.cluster.iter().flat_map(cluster::judge));
     findings.extend(ports::judge(side, &facts.ports));
     findings.extend(disk::judge(&facts.disk));
     findings.extend(accounts::judge(&facts.accounts));

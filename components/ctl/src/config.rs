@@ -20,7 +20,7 @@ pub(crate) fn check(
     format: Format,
 ) -> anyhow::Result<ExitCode> {
     let places = Places { config: file.clone(), manifest: places.clone(), ..Places::default() };
-    let settings = places::settings(side, &places).map_err(|error| anyhow!(error))?;
+    let settings = places::settings(side, &places, None).map_err(|error| anyhow!(error))?;
     // A file that is named is meant to be there; a default one need not be.
     let absent = file.filter(|file| !file.exists());
     let report = Report::of(&settings, absent, examine(side, &settings), manifest_errors(&settings));
@@ -167,7 +167,7 @@ mod tests {
         std::fs::write(&toml, manifest).unwrap();
         let mut places = Places { config: Some(config), ..Places::default() };
         places.manifest.manifest = Some(toml);
-        let settings = places::settings(Side::Edge, &places).unwrap();
+        let settings = places::settings(Side::Edge, &places, None).unwrap();
         Report::of(&settings, None, examine(Side::Edge, &settings), manifest_errors(&settings))
     }
 
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn named_file_that_is_absent_is_an_error() {
-        let settings = places::settings(Side::Edge, &Places::default()).unwrap();
+        let settings = places::settings(Side::Edge, &Places::default(), None).unwrap();
         let report = Report::of(&settings, Some("/x.yaml".into()), Examined::default(), Vec::new());
         assert!(report.readable(Paint::NONE).starts_with("error: there is no /x.yaml\n"));
     }

@@ -1,57 +1,54 @@
 //! Where a supervisor has its things: as the command line says, else as the running one was started, else by default.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
 
 use clap::Parser as _;
 use supervisor::cli::{Options, Settings};
 
 use crate::cli::{Places, Side};
 
-/// The supervisor's settings for these places. Errors are one line.
-pub(crate) fn settings(side: Side, places: &Places) -> Result<Settings, String> {
-    let mut arguments: Vec<OsString> = vec![side.supervisor().into()];
-    let manifest = &places.manifest;
-    let given = [
-        ("--config", &places.config),
-        ("--state-dir", &places.state_dir),
-        ("--run-dir", &places.run_dir),
-        ("--manifest", &manifest.manifest),
-        ("--exec-dir", &manifest.exec_dir),
-    ];
-    for (option, path) in given {
-        if let Some(path) = path {
-            arguments.extend([option.into(), path.into()]);
-        }
-    }
-    if manifest.standalone {
-        arguments.push("--standalone".into());
-    }
-    // Through its command line: options it learns later keep their defaults.
-    let options = Options::try_parse_from(arguments).map_err(|error| error.to_string())?;
+/// The supervisor's settings for these places; what they leave open is as in `started`. Errors are one line.
+pub(crate) fn settings(side: Side, places: &Places, started: Option<Options>) -> Result<Settings, String> {
+    let options = match started {
+        Some(options) => options,
+        // Through its command line: options it learns later have their defaults.
+        None => Options::try_parse_from([side.supervisor()]).map_err(|error| error.to_string())?,
+    };
+    let Places { config, state_dir, run_dir, manifest } = places.clone();
+    let options = Options {
+        config: config.or(options.config),
+        state_dir: state_dir.or(options.state_dir),
+        run_dir: run_dir.or(options.run_dir),
+        manifest: manifest.manifest.or(options.manifest),
+        exec_dir: manifest.exec_dir.or(options.exec_dir),
+        standalone: manifest.standalone || options.standalone,
+        ..options
+    };
     Settings::new(side.core(), options)
 }
 
-/// Fills in what the running supervisor was started with. `cmdline` is the `/proc/PID/cmdline` of a process that may be
-/// of another release: what is not understood is left as it is.
-pub(crate) fn as_started(places: Places, cmdline: &[u8], cwd: Option<&Path>) -> Places {
-    use std::os::unix::ffi::OsStringExt as _;
-    let arguments = cmdline.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
-    let mut arguments: Vec<OsString> = arguments.collect();
-    arguments.pop_if(|last| last.is_empty());
-    let Ok(options) = Options::try_parse_from(arguments) else { return places };
-    let absolute = |path: std::path::PathBuf| cwd.map_or(path.clone(), |cwd| cwd.join(path));
-    let mut filled = places;
-    let set = |mine: &mut Option<std::path::PathBuf>, theirs: Option<std::path::PathBuf>| {
-        *mine = mine.take().or(theirs.map(absolute));
+/// The options of a running supervisor. `cmdline` is that of `/proc/PID`; nothing when it is of another release and not
+/// understood. Paths are made absolute by its working directory, programs are sought beside its own.
+pub(crate) fn options_of(cmdline: &[u8], cwd: Option<&Path>, exe: Option<&Path>) -> Option<Options> {
+    let words = cmdline.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
+    let mut words: Vec<OsString> = words.collect();
+    words.pop_if(|last| last.is_empty());
+    let options = Options::try_parse_from(&words).ok()?;
+    let absolute = |path: PathBuf| match cwd {
+        Some(cwd) => cwd.join(path),
+        None => path,
     };
-    set(&mut filled.config, options.config);
-    set(&mut filled.state_dir, options.state_dir);
-    set(&mut filled.run_dir, options.run_dir);
-    set(&mut filled.manifest.manifest, options.manifest);
-    set(&mut filled.manifest.exec_dir, options.exec_dir);
-    filled.manifest.standalone |= options.standalone;
-    filled
+    let beside = exe.or(words.first().map(Path::new)).filter(|exe| exe.is_absolute()).and_then(Path::parent);
+    Some(Options {
+        config: options.config.map(absolute),
+        state_dir: options.state_dir.map(absolute),
+        run_dir: options.run_dir.map(absolute),
+        manifest: options.manifest.map(absolute),
+        exec_dir: options.exec_dir.map(absolute).or(beside.map(Path::to_owned)),
+        ..options
+    })
 }
 
 #[cfg(test)]
@@ -62,7 +59,7 @@ mod tests {
     fn places_become_the_supervisors_settings() {
         let mut places = Places { state_dir: Some("/s".into()), ..Places::default() };
         places.manifest.standalone = true;
-        let settings = settings(Side::Cloud, &places).unwrap();
+        let settings = settings(Side::Cloud, &places, None).unwrap();
         assert_eq!(settings.state_dir, Path::new("/s"));
         assert_eq!(settings.run_dir, Path::new("/run/apiary/cloud"));
         assert!(settings.standalone);
@@ -71,15 +68,18 @@ mod tests {
     #[test]
     fn running_supervisor_tells_what_was_not_given() {
         let places = Places { config: Some("/mine".into()), ..Places::default() };
-        let cmdline = b"/usr/lib/apiary/edgecore\0--config\0/theirs\0--state-dir\0s\0";
-        let places = as_started(places, cmdline, Some(Path::new("/cwd")));
-        assert_eq!(places.config.unwrap(), Path::new("/mine"));
-        assert_eq!(places.state_dir.unwrap(), Path::new("/cwd/s"));
+        let cmdline = b"edgecore\0--config\0/theirs\0--state-dir\0s\0--path\0kubelet=/data/k\0";
+        let exe = Path::new("/usr/lib/apiary/edgecore");
+        let started = options_of(cmdline, Some(Path::new("/cwd")), Some(exe));
+        let settings = settings(Side::Edge, &places, started).unwrap();
+        assert_eq!(settings.config, Path::new("/mine"));
+        assert_eq!(settings.state_dir, Path::new("/cwd/s"));
+        assert_eq!(settings.exec_dir, Path::new("/usr/lib/apiary"));
+        assert_eq!(settings.paths["kubelet"], Path::new("/data/k"));
     }
 
     #[test]
-    fn command_line_of_another_release_changes_nothing() {
-        let places = as_started(Places::default(), b"edgecore\0--later-option\0x\0", None);
-        assert!(places.config.is_none());
+    fn command_line_of_another_release_is_not_understood() {
+        assert!(options_of(b"edgecore\0--later-option\0x\0", None, None).is_none());
     }
 }

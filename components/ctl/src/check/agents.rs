@@ -7,7 +7,8 @@ use crate::cli::Side;
 pub(super) struct Agents {
     /// All processes.
     pub(super) processes: Vec<Process>,
-    /// Names of our components: a supervisor with children of these names is one of ours.
+    /// Names of our components: a supervisor with children of these names is one of ours. One that only starts has none
+    /// yet, and is known by its file.
     pub(super) components: Vec<String>,
 }
 
@@ -17,6 +18,8 @@ pub(super) struct Process {
     pub(super) parent: u32,
     /// As the kernel has it: 15 bytes at most.
     pub(super) name: String,
+    /// Its program's file has one of ours beside it; unknown counts as no.
+    pub(super) beside_ours: bool,
 }
 
 /// What else manages pods: the kubelet by itself, and within other distributions of Kubernetes.
@@ -30,7 +33,7 @@ pub(super) fn judge(side: Side, agents: &Agents) -> Vec<Finding> {
     let ours = |supervisor: &Process| {
         let child =
             |process: &Process| process.parent == supervisor.pid && agents.components.contains(&process.name);
-        agents.processes.iter().any(child)
+        supervisor.beside_ours || agents.processes.iter().any(child)
     };
     let (own, theirs): (Vec<_>, Vec<_>) =
         named(&[side.supervisor()]).into_iter().partition(|process| ours(process));
@@ -71,7 +74,11 @@ pub(super) fn judge(side: Side, agents: &Agents) -> Vec<Finding> {
             id,
             format!("{} supervisors of Apiary run here: {}", own.len(), list(&own)),
             "that is well only if each has its own directories, and on the edge its own container runtime",
-            format!("kill {}", own[1].pid),
+            format!(
+                "ls -l /proc/*/exe | grep {}; kill {} if it should not run",
+                side.supervisor(),
+                own[1].pid
+            ),
         ));
     }
     if findings.is_empty() {
@@ -91,7 +98,7 @@ pub(super) fn process(stat: &str) -> Option<Process> {
     let (pid, rest) = stat.split_once(" (")?;
     let (name, rest) = rest.rsplit_once(") ")?;
     let parent = rest.split(' ').nth(1)?.parse().ok()?;
-    Some(Process { pid: pid.parse().ok()?, parent, name: name.to_owned() })
+    Some(Process { pid: pid.parse().ok()?, parent, name: name.to_owned(), beside_ours: false })
 }
 
 #[cfg(test)]
@@ -104,6 +111,7 @@ mod tests {
             pid: *pid,
             parent: *parent,
             name: (*name).to_owned(),
+            beside_ours: false,
         };
         Agents { processes: processes.iter().map(one).collect(), components: vec!["keyholder".into()] }
     }
@@ -112,8 +120,10 @@ mod tests {
     fn our_own_supervisor_is_told_from_kubeedges() {
         let ours = agents(&[(5, 1, "edgecore"), (6, 5, "keyholder")]);
         assert_eq!(judge(Side::Edge, &ours)[0].severity, Severity::Ok);
-        let theirs = agents(&[(5, 1, "edgecore"), (6, 1, "keyholder")]);
+        let mut theirs = agents(&[(5, 1, "edgecore"), (6, 1, "keyholder")]);
         assert_eq!(judge(Side::Edge, &theirs)[0].severity, Severity::Error);
+        theirs.processes[0].beside_ours = true;
+        assert_eq!(judge(Side::Edge, &theirs)[0].severity, Severity::Ok, "it only starts");
     }
 
     #[test]
@@ -133,7 +143,7 @@ mod tests {
     fn process_may_have_any_name() {
         assert_eq!(
             process("12 (a) b (c)) S 7 12 12").unwrap(),
-            Process { pid: 12, parent: 7, name: "a) b (c)".into() }
+            Process { pid: 12, parent: 7, name: "a) b (c)".into(), beside_ours: false }
         );
         assert_eq!(process("12 (a"), None);
         assert_eq!(process(""), None);

@@ -47,8 +47,11 @@ pub(super) fn plugins_of(text: &str) -> Result<Vec<String>, String> {
 pub(super) fn judge(cni: &Cni) -> Vec<Finding> {
     let dir = cni.conf_dir.display();
     let why = "without a pod network the node is not Ready, and only pods of the host's network start";
+    // The smallest that gives pods addresses of their own and a way out.
     let bridge = format!(
-        "write a bridge configuration, such as containernetworking's 10-containerd-net.conflist, to {dir}"
+        "mkdir -p {dir} && echo '{{\"cniVersion\":\"0.4.0\",\"name\":\"pods\",\"plugins\":[{{\"type\":\"bridge\",\"isGateway\":true,\
+         \"ipMasq\":true,\"ipam\":{{\"type\":\"host-local\",\"subnet\":\"10.88.0.0/16\",\"routes\":[{{\"dst\":\"0.0.0.0/0\"}}]}}}},\
+         {{\"type\":\"portmap\",\"capabilities\":{{\"portMappings\":true}}}}]}}' > {dir}/10-pods.conflist"
     );
     let configurations = match &cni.configurations {
         Seen::Yes(configurations) => configurations.as_slice(),

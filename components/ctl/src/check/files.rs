@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::finding::{Finding, Seen};
+use crate::output::plural;
 
 /// One path and what it should be.
 #[derive(Debug, Clone)]
@@ -131,7 +132,7 @@ pub(super) fn judge(entries: &[Entry]) -> Vec<Finding> {
     if right > 0 || findings.is_empty() && hidden.is_empty() {
         let found = match right {
             0 => "nothing is there yet".to_owned(),
-            _ => format!("owner and mode are right on {right} files and directories"),
+            _ => format!("owner and mode are right on {}", plural(right, "path")),
         };
         findings.insert(0, Finding::ok(ID, found));
     }
@@ -203,7 +204,7 @@ mod tests {
         let entries = [entry("/s/k/node.key", key(), 7, 0o600), entry("/s/k/node.key.bak", key(), 7, 0o400)];
         let findings = judge(&entries);
         assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].found, "owner and mode are right on 2 files and directories");
+        assert_eq!(findings[0].found, "owner and mode are right on 2 paths");
     }
 
     #[test]

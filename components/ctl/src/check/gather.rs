@@ -12,6 +12,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
+use supervisor::cli::Options;
 
 use super::Facts;
 use super::finding::Seen;
@@ -32,14 +33,11 @@ pub(super) async fn facts(side: Side, socket: Option<PathBuf>, given: &Places) -
         None => side.default_socket().into(),
     });
     let (running, single_uid) = settings::running(side, &socket).await;
-    if let super::running::Running::Yes { pid, .. } = &running {
-        let proc = PathBuf::from(format!("/proc/{pid}"));
-        let cwd = std::fs::read_link(proc.join("cwd")).ok();
-        if let Seen::Yes(cmdline) = read(&proc.join("cmdline")) {
-            places = places::as_started(places, cmdline.as_bytes(), cwd.as_deref());
-        }
-    }
-    let settings = places::settings(side, &places).map_err(|error| anyhow!(error))?;
+    let started = match &running {
+        super::running::Running::Yes { pid, .. } => started(*pid),
+        _ => None,
+    };
+    let settings = places::settings(side, &places, started).map_err(|error| anyhow!(error))?;
     let (manifest, _) = supervisor::manifest::parse(&settings.manifest_name, &settings.manifest);
     let manifest = manifest.in_mode(settings.standalone);
     let yaml = settings::Yaml::read(side, &settings.config);
@@ -54,6 +52,10 @@ pub(super) async fn facts(side: Side, socket: Option<PathBuf>, given: &Places) -
         Some(edge) => Some(network::hub(edge, &settings).await),
         None => None,
     };
+    let cluster = match yaml.cloud() {
+        Some(cloud) if !settings.standalone => network::cluster(cloud).await,
+        _ => None,
+    };
     Ok(Facts {
         running,
         configuration: settings::configuration(side, &settings, &yaml, &manifest),
@@ -63,13 +65,26 @@ pub(super) async fn facts(side: Side, socket: Option<PathBuf>, given: &Places) -
         runtime,
         clock: machine::clock(side, &settings.state_dir),
         hub,
+        cluster,
         ports: yaml.cloud().map(|cloud| network::ports(cloud, settings.standalone)).unwrap_or_default(),
         disk: machine::disk(&settings, edge),
         accounts: owned::accounts(&manifest, single_uid.is_some()),
         files: owned::files(&settings, &manifest, &yaml, single_uid),
-        agents: machine::agents(&manifest),
+        agents: machine::agents(side, &manifest),
         host: (side == Side::Edge).then(machine::host),
     })
+}
+
+/// How a supervisor was started, as far as that can be seen.
+fn started(pid: u32) -> Option<Options> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let link = |name: &str| std::fs::read_link(proc.join(name)).ok();
+    match read(&proc.join("cmdline")) {
+        Seen::Yes(cmdline) => {
+            places::options_of(cmdline.as_bytes(), link("cwd").as_deref(), link("exe").as_deref())
+        }
+        Seen::Absent | Seen::Hidden | Seen::Damaged(_) => None,
+    }
 }
 
 /// A text file, up to a bound. What is not UTF-8 in it is replaced.
@@ -137,6 +152,14 @@ mod tests {
         super::super::judge(side, &facts)
     }
 
+    /// Whoever reads a finding knows what to do.
+    fn assert_complete(findings: &[super::super::Finding]) {
+        for finding in findings.iter().filter(|finding| finding.severity > super::super::Severity::Unseen) {
+            assert!(!finding.why.is_empty() && !finding.fix.is_empty(), "{finding:?}");
+            assert!(!finding.why.ends_with('…') && !finding.fix.ends_with('…'), "{finding:?}");
+        }
+    }
+
     fn severities(findings: &[super::super::Finding], id: &str) -> Vec<super::super::Severity> {
         findings.iter().filter(|finding| finding.id == id).map(|finding| finding.severity).collect()
     }
@@ -145,6 +168,7 @@ mod tests {
     fn edge_is_checked_before_its_first_start() {
         use super::super::Severity::{Error, Ok};
         let findings = findings(Side::Edge);
+        assert_complete(&findings);
         for (id, severity) in [
             ("config.file", Ok),
             ("supervisor.running", Ok),
@@ -164,7 +188,9 @@ mod tests {
     fn cloud_is_checked_before_its_first_start() {
         use super::super::Severity::{Error, Ok};
         let findings = findings(Side::Cloud);
+        assert_complete(&findings);
         assert_eq!(severities(&findings, "config.kubeconfig"), [Error]);
+        assert!(severities(&findings, "cluster.api").is_empty(), "which cluster is not known");
         assert_eq!(severities(&findings, "clock.ca-certificate"), [Ok]);
         assert_eq!(severities(&findings, "ports.free").len(), 2);
         assert!(severities(&findings, "runtime.socket").is_empty(), "the cloud runs no pods");

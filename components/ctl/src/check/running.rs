@@ -68,12 +68,22 @@ pub(super) fn judge(side: Side, running: &Running) -> Vec<Finding> {
             ));
         }
         if !component.degraded.is_empty() {
-            findings.push(Finding::warning(
-                "supervisor.confinement",
-                format!("{name} runs without {}", component.degraded.join(", ")),
-                "it is held back less than its manifest says",
-                "the findings of kernel.* and cgroup.* say what this machine lacks",
-            ));
+            let without = component.degraded.join(", ");
+            let (why, fix) = if without.contains("descriptors") {
+                (
+                    "it serves fewer connections than its manifest says",
+                    format!(
+                        "systemctl edit {supervisor}: LimitNOFILE=1048576; then systemctl restart {supervisor}"
+                    ),
+                )
+            } else {
+                (
+                    "it is held back less than its manifest says",
+                    "the findings of kernel.* and cgroup.* say what this machine lacks".to_owned(),
+                )
+            };
+            let found = format!("{name} runs without {without}");
+            findings.push(Finding::warning("supervisor.confinement", found, why, fix));
         }
     }
     findings

@@ -14,9 +14,9 @@ use super::{Paint, brief, print};
 /// Between frames.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Another screen, so that the shell's is as it was afterwards; no cursor.
-const ENTER: &str = "\x1b[?1049h\x1b[?25l";
-const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+/// Another screen, so that the shell's is as it was afterwards; no cursor; a line that is too long ends at the border.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 /// To the upper left corner.
 const HOME: &str = "\x1b[H";
 /// What an older frame left behind: on this line, below it.

@@ -144,8 +144,17 @@ fn room(path: &Path) -> Option<Room> {
     })
 }
 
-pub(super) fn agents(manifest: &Manifest) -> Agents {
-    Agents { processes: processes(), components: manifest.components.keys().cloned().collect() }
+pub(super) fn agents(side: Side, manifest: &Manifest) -> Agents {
+    let mut processes = processes();
+    for process in processes.iter_mut().filter(|process| process.name == side.supervisor()) {
+        let exe = std::fs::read_link(format!("/proc/{}/exe", process.pid));
+        let folder = exe.ok().and_then(|exe| exe.parent().map(Path::to_owned));
+        let has = |folder: &PathBuf| {
+            manifest.components.values().any(|component| folder.join(&component.exec).exists())
+        };
+        process.beside_ours = folder.as_ref().is_some_and(has);
+    }
+    Agents { processes, components: manifest.components.keys().cloned().collect() }
 }
 
 pub(super) fn processes() -> Vec<agents::Process> {

@@ -5,13 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use componentconfig::cloudcore::CloudCore;
+use componentconfig::cloudcore::{CloudCore, KubeApiConfig};
 use componentconfig::edgecore::EdgeCore;
 use supervisor::cli::Settings;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::{read, read_or_empty, seen};
+use crate::check::cluster::{self, Cluster};
 use crate::check::finding::Seen;
 use crate::check::hub::{Door, DoorKind, Hub, Token};
 use crate::check::ports::{Holder, Listener, Port, in_the_way, listeners};
@@ -60,6 +61,36 @@ fn host_and_port(server: &str, default: u16) -> (String, u16) {
         }
         _ => (server.to_owned(), default),
     }
+}
+
+/// The cluster of a cloud side without its own API; nothing when it is not known which.
+pub(super) async fn cluster(cloud: &CloudCore) -> Option<Cluster> {
+    let KubeApiConfig { kube_config, master } = &cloud.kube_api_config;
+    let (server, key) = if master.is_empty() {
+        let Seen::Yes(text) = read(Path::new(kube_config)) else { return None };
+        match cluster::server(&text) {
+            Ok(server) => (server, kube_config.clone()),
+            Err(error) => {
+                return Some(Cluster {
+                    server: String::new(),
+                    key: kube_config.clone(),
+                    reached: Err(error),
+                });
+            }
+        }
+    } else {
+        (master.clone(), "kubeAPIConfig.master".to_owned())
+    };
+    let reached = match cluster::host_and_port(&server) {
+        None => Err("it is no URL of an API server".to_owned()),
+        Some((host, port)) => {
+            let door = door(DoorKind::Messages, host.to_owned(), port).await;
+            door.addresses
+                .and(door.reached.unwrap_or_else(|| Err("it has no address".to_owned())))
+                .map(|_| ())
+        }
+    };
+    Some(Cluster { server, key, reached })
 }
 
 async fn door(kind: DoorKind, host: String, port: u16) -> Door {
@@ -186,6 +217,18 @@ mod tests {
         let ports = ports(&cloud, false);
         let (pid, _) = ports[0].holders[0].process.clone().unwrap();
         assert_eq!(pid, std::process::id());
+    }
+
+    #[test]
+    fn cluster_is_tried_where_it_is_known() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut cloud = CloudCore::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        assert_eq!(runtime.block_on(cluster(&cloud)), None);
+        cloud.kube_api_config.master = format!("https://{}", listener.local_addr().unwrap());
+        assert_eq!(runtime.block_on(cluster(&cloud)).unwrap().reached, Ok(()));
+        drop(listener);
+        assert!(runtime.block_on(cluster(&cloud)).unwrap().reached.is_err());
     }
 
     #[test]
