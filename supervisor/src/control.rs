@@ -13,7 +13,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cgroup::Group;
+use crate::exposure;
 use crate::logs::{Line, Logs};
+use crate::manifest::Places;
+use crate::setup::Prepared;
 use crate::usage;
 
 /// What the event loop answers. It fills in what it knows without asking the kernel; the rest is filled in here.
@@ -34,7 +37,14 @@ pub enum Request {
     },
     /// Every link.
     Links(oneshot::Sender<Vec<control::Link>>),
+    /// What privileges are judged by: each component with its process, and every link.
+    Privileges(oneshot::Sender<(Vec<Granted>, Vec<control::Link>)>),
+    /// Let the program that is now in our file take over; the answer is its version.
+    Reexec(oneshot::Sender<Result<String, Fail<ControlError>>>),
 }
+
+/// A component, and its process when it runs.
+pub type Granted = (Arc<Prepared>, Option<u32>);
 
 /// A place for the component as it is after a change.
 pub type Answer = oneshot::Sender<Result<Component, Fail<ControlError>>>;
@@ -56,12 +66,18 @@ pub struct Control<T> {
     requests: mpsc::Sender<T>,
     logs: Arc<Logs>,
     groups: Arc<BTreeMap<String, Arc<Group>>>,
+    places: Arc<Places>,
 }
 
 impl<T: From<Request> + Send + 'static> Control<T> {
-    /// `groups` are the components there are, with their control groups.
-    pub fn new(requests: mpsc::Sender<T>, logs: Arc<Logs>, groups: BTreeMap<String, Arc<Group>>) -> Self {
-        Self { requests, logs, groups: Arc::new(groups) }
+    /// `groups` are the components there are, with their control groups; `places` are the manifest's.
+    pub fn new(
+        requests: mpsc::Sender<T>,
+        logs: Arc<Logs>,
+        groups: BTreeMap<String, Arc<Group>>,
+        places: Arc<Places>,
+    ) -> Self {
+        Self { requests, logs, groups: Arc::new(groups), places }
     }
 
     async fn ask<R>(
@@ -153,8 +169,9 @@ impl<T: From<Request> + Send + 'static> control::Control for Control<T> {
         Ok(StopReply { component })
     }
 
-    async fn reexec(&self, _: &Peer, _: ReexecRequest) -> Result<ReexecReply, Fail<ControlError>> {
-        Err(Fail::new(ControlError::Unspecified, "this supervisor cannot do that yet"))
+    async fn reexec(&self, peer: &Peer, _: ReexecRequest) -> Result<ReexecReply, Fail<ControlError>> {
+        tracing::info!(by = peer.component, by_pid = peer.pid, "reexec requested");
+        Ok(ReexecReply { version: self.ask(Request::Reexec).await?? })
     }
 
     async fn links(&self, _: &Peer, _: LinksRequest) -> Result<LinksReply, Fail<ControlError>> {
@@ -166,7 +183,16 @@ impl<T: From<Request> + Send + 'static> control::Control for Control<T> {
         _: &Peer,
         _: PrivilegesRequest,
     ) -> Result<PrivilegesReply, Fail<ControlError>> {
-        Err(Fail::new(ControlError::Unspecified, "this supervisor cannot do that yet"))
+        let (granted, links) = self.ask(Request::Privileges).await?;
+        let places = Arc::clone(&self.places);
+        // As in `with_usage`: milliseconds of reading /proc for each.
+        let assess = move || {
+            granted.iter().map(|(prepared, pid)| exposure::assess(prepared, &places, *pid, &links)).collect()
+        };
+        let processes = tokio::task::spawn_blocking(assess)
+            .await
+            .map_err(|error| Fail::new(ControlError::Unspecified, format!("could not look: {error}")))?;
+        Ok(PrivilegesReply { processes })
     }
 
     async fn logs(

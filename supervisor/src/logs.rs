@@ -7,8 +7,9 @@ mod sink;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::broadcast;
@@ -25,7 +26,7 @@ const LINE_OVERHEAD: usize = 64;
 const FOLLOWER_LAG: usize = 256;
 
 /// One line of a component.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// Who wrote it.
     pub component: String,
@@ -44,6 +45,8 @@ pub struct Line {
 pub struct Logs {
     sink: Sink,
     rings: Mutex<BTreeMap<String, Ring>>,
+    /// By process: the beginning of a line that it has not finished.
+    unfinished: Mutex<BTreeMap<u32, Lines>>,
     news: broadcast::Sender<Line>,
 }
 
@@ -68,7 +71,35 @@ impl Ring {
 impl Logs {
     /// Nothing yet; lines will be passed on to `sink`.
     pub fn new(sink: Sink) -> Self {
-        Self { sink, rings: Mutex::default(), news: broadcast::Sender::new(FOLLOWER_LAG) }
+        Self {
+            sink,
+            rings: Mutex::default(),
+            unfinished: Mutex::default(),
+            news: broadcast::Sender::new(FOLLOWER_LAG),
+        }
+    }
+
+    /// Waits until all lines are passed on, or `limit` has passed.
+    pub fn flush(&self, limit: Duration) {
+        self.sink.flush(limit);
+    }
+
+    /// Everything that is kept, each component's lines in order.
+    pub fn all(&self) -> Vec<Line> {
+        self.rings().values().flat_map(|ring| ring.lines.iter().cloned()).collect()
+    }
+
+    /// Takes lines as they were kept before. They are not passed on again.
+    pub fn restore(&self, lines: Vec<Line>) {
+        let mut rings = self.rings();
+        for line in lines {
+            rings.entry(line.component.clone()).or_default().push(line);
+        }
+    }
+
+    /// The beginning of a line that this process has not finished.
+    pub fn unfinished(&self, pid: u32) -> Vec<u8> {
+        self.lines().get(&pid).map(|lines| lines.unfinished().to_vec()).unwrap_or_default()
     }
 
     /// The last lines of a component, all that are kept when `tail` is 0, and every later one of any component.
@@ -83,9 +114,18 @@ impl Logs {
         (kept.unwrap_or_default(), news)
     }
 
-    /// Reads what one process writes until it and all its children have closed it.
-    pub async fn drain(&self, component: &str, pid: u32, generation: u64, mut output: pipe::Receiver) {
-        let mut lines = Lines::default();
+    /// Reads what one process writes until it and all its children have closed it. `begun` is the beginning of its first
+    /// line, from before.
+    pub async fn drain(
+        &self,
+        component: &str,
+        pid: u32,
+        generation: u64,
+        mut output: pipe::Receiver,
+        begun: &[u8],
+    ) {
+        let mut add = |text: &str| self.add(component, pid, generation, text);
+        self.lines().entry(pid).or_default().feed(begun, &mut add);
         let mut buffer = [0; 4096];
         loop {
             let count = match output.read(&mut buffer).await {
@@ -95,12 +135,14 @@ impl Logs {
                     0
                 }
             };
-            let mut add = |text: &str| self.add(component, pid, generation, text);
+            let mut all = self.lines();
             if count == 0 {
-                lines.finish(&mut add);
+                if let Some(mut lines) = all.remove(&pid) {
+                    lines.finish(&mut add);
+                }
                 return;
             }
-            lines.feed(&buffer[..count], &mut add);
+            all.entry(pid).or_default().feed(&buffer[..count], &mut add);
         }
     }
 
@@ -120,6 +162,10 @@ impl Logs {
             let _ = self.news.send(line.clone());
         }
         rings.entry(component.to_owned()).or_default().push(line);
+    }
+
+    fn lines(&self) -> MutexGuard<'_, BTreeMap<u32, Lines>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rings(&self) -> MutexGuard<'_, BTreeMap<String, Ring>> {
@@ -187,7 +233,11 @@ mod tests {
         let mut sender = sender.into_nonblocking_fd().map(std::fs::File::from).expect("file");
         std::io::Write::write_all(&mut sender, b"one\ntwo").expect("written");
         drop(sender);
-        logs.drain("a", 1, 7, receiver).await;
-        assert_eq!(texts(&logs.read("a", 0).0), ["one", "two"]);
+        logs.drain("a", 1, 7, receiver, b"ze").await;
+        assert_eq!(texts(&logs.read("a", 0).0), ["zeone", "two"]);
+        assert!(logs.unfinished(1).is_empty());
+        let restored = super::tests::logs();
+        restored.restore(logs.all());
+        assert_eq!(restored.read("a", 0).0, logs.read("a", 0).0);
     }
 }

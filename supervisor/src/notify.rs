@@ -4,7 +4,7 @@
 //! kernel's note of the sender which process it was: news of an earlier process is told apart.
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -97,6 +97,12 @@ impl Socket {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -17,6 +17,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::manifest::Component;
 
 /// 1 s: a component that crashes after seconds of service is started at once each time, one that crashes more often than
@@ -56,42 +58,56 @@ impl From<&Component> for Policy {
     }
 }
 
-/// Where a component is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+/// Where a component is in its life. `T` is a point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State<T = Instant> {
     /// Its turn has not come yet, or it was stopped.
     Stopped,
     /// Its process runs and has not said that it is ready.
     Starting {
         /// When it was started.
-        since: Instant,
+        since: T,
     },
     /// Its process serves.
     Ready {
         /// When it said so.
-        since: Instant,
+        since: T,
         /// When it was last heard of.
-        heard: Instant,
+        heard: T,
     },
     /// Its process was told to end and has not ended.
     Ending {
         /// When it is killed; `None` once it was.
-        kill_at: Option<Instant>,
+        kill_at: Option<T>,
         /// What follows.
         then: Then,
     },
     /// No process; the next is started at this time.
     Backoff {
         /// When.
-        until: Instant,
+        until: T,
     },
     /// No process, and none before somebody asks: the last one said that its configuration is bad, or it may not be
     /// started as things are.
     Failed,
 }
 
+impl<T> State<T> {
+    /// The same by another clock.
+    pub fn map<U>(self, time: impl Fn(T) -> U) -> State<U> {
+        match self {
+            Self::Stopped => State::Stopped,
+            Self::Starting { since } => State::Starting { since: time(since) },
+            Self::Ready { since, heard } => State::Ready { since: time(since), heard: time(heard) },
+            Self::Ending { kill_at, then } => State::Ending { kill_at: kill_at.map(time), then },
+            Self::Backoff { until } => State::Backoff { until: time(until) },
+            Self::Failed => State::Failed,
+        }
+    }
+}
+
 /// What follows the end of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Then {
     /// Nothing.
     Rest,
@@ -142,7 +158,7 @@ pub enum Action {
 }
 
 /// Why a process is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
     /// It was not ready in time.
     NotReady,

@@ -1,38 +1,47 @@
 //! The event loop: carries out what [`crate::policy`] and [`crate::order`] decide.
 
+mod handover;
 mod part;
 mod start;
 mod status;
 mod waiting;
 mod words;
 
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use ipc::{Admission, Fail, Identity};
+use ipc::{Admission, Fail, Identity, Server};
 use launch::Exit;
-use proto::control::{self, ControlError, ControlServer, StatusReply};
+use proto::control::{self, ControlError, ControlServer, LinkReport, StatusReply};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::accounts;
 use crate::cgroup::Cgroups;
 use crate::cli::Settings;
-use crate::control::{Answer, Change, Control, Request};
+use crate::control::{Answer, Change, Control, Granted, Request};
 use crate::links;
 use crate::logs::{Logs, Sink, unix_millis};
-use crate::manifest::Manifest;
+use crate::manifest::check::SUPERVISOR;
+use crate::manifest::{Manifest, Places};
 use crate::notify::Notice;
 use crate::order::{self, Member};
 use crate::policy::{Action, Event};
-use crate::reexec::Kept;
+use crate::reexec::{Handover, Kept};
 use crate::setup::{self, RunLock, StartError};
-use crate::wiring;
+use crate::wiring::{self, Link};
+use handover::Progress;
 use part::Part;
 use start::NotStarted;
 
 /// News waits here for the loop; whoever brings more waits itself.
 const QUEUE: usize = 64;
+
+/// Whose members may use the control socket, where there is such a group; else only root.
+const CONTROL_GROUP: &str = "apiary";
 
 /// What the loop reacts to, besides signals and the clock.
 #[derive(Debug)]
@@ -41,6 +50,8 @@ enum Input {
     Notice { part: usize, pid: u32, notice: Notice },
     /// A process ended.
     Ended { part: usize, pid: u32, exit: Exit },
+    /// A program was asked whether it can take over.
+    Checked(Result<String, String>),
     /// Somebody asks.
     Control(Request),
 }
@@ -53,86 +64,94 @@ impl From<Request> for Input {
 
 struct Supervisor<'a> {
     settings: &'a Settings,
+    places: Arc<Places>,
+    /// Our own program's file.
+    program: PathBuf,
     parts: Vec<Part>,
     cgroups: Cgroups,
     logs: Arc<Logs>,
     inputs: mpsc::Sender<Input>,
+    control: Server<ControlServer<Control<Input>>>,
+    /// Who may call us; the listeners are among `own_listeners`.
+    links: Vec<Link>,
+    /// Copies of those that `control` serves, by path.
+    own_listeners: Vec<(PathBuf, OwnedFd)>,
     /// Unix milliseconds of our own start, in the upper bits of every generation.
     started_ms: u64,
+    /// Programs that took over since.
+    reexecs: u64,
+    reexec: Progress,
     stopping: bool,
     /// Components ready, as last told to systemd; `None` before everything has had its turn.
     announced: Option<usize>,
-    _lock: RunLock,
+    lock: RunLock,
 }
 
-/// Starts everything, keeps it running, and returns after an ordered stop.
-pub async fn run(settings: &Settings, manifest: Manifest, sink: Sink) -> Result<(), StartError> {
-    let io = |what: &str| {
-        let what = what.to_owned();
-        move |source| StartError::Io { what, source }
-    };
+/// Starts everything, or takes it over from the program before, keeps it running, and returns after an ordered stop.
+///
+/// `program` is our own file: what is in it when somebody asks for a reexec takes over.
+pub async fn run(
+    settings: &Settings,
+    manifest: Manifest,
+    sink: Sink,
+    program: PathBuf,
+    left_to_us: Option<(Handover, Kept)>,
+) -> Result<(), StartError> {
     // Before anything is started, so that an early signal stops it in order, too.
     let mut terminate = signal(SignalKind::terminate()).map_err(io("watch for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(io("watch for SIGINT"))?;
     let mut hangup = signal(SignalKind::hangup()).map_err(io("watch for SIGHUP"))?;
-
-    let mut kept = Kept::default();
-    let lock = setup::take_directories(settings, &mut kept)?;
-    let prepared = setup::prepare(settings, &manifest, &mut kept)?;
     let (sender, mut inputs) = mpsc::channel(QUEUE);
-    let logs = Arc::new(Logs::new(sink));
-    let cgroups = Cgroups::open(&settings.run_dir);
-    let parts: Vec<Part> = prepared.into_iter().map(|part| Part::new(part, &cgroups)).collect();
-    cgroups.remove_others(&parts.iter().map(Part::name).collect::<Vec<_>>());
-    let groups = parts.iter().map(|part| (part.name().to_owned(), Arc::clone(&part.group))).collect();
-    let started_ms = unix_millis(SystemTime::now());
-    let control = ipc::Server::new(
-        Identity::new(settings.side.program(), started_ms << 16),
-        ControlServer::new(Control::new(sender.clone(), Arc::clone(&logs), groups)),
-    );
-    let control_path = wiring::control_path(&settings.run_dir);
-    let listener = ipc::bind(&control_path, 0o660).map_err(io("bind the control socket"))?;
-    control.serve(listener, Admission::AnyUser).map_err(|error| StartError::Io {
-        what: format!("serve {}", control_path.display()),
-        source: std::io::Error::other(error),
-    })?;
-
-    let mut supervisor = Supervisor {
-        settings,
-        parts,
-        cgroups,
-        logs,
-        inputs: sender,
-        started_ms,
-        stopping: false,
-        announced: None,
-        _lock: lock,
-    };
-    supervisor.listen();
-    supervisor.say_hello();
+    let mut supervisor = Supervisor::new(settings, &manifest, sink, program, sender, left_to_us)?;
+    let mut alive = watchdog();
     loop {
         supervisor.drive();
         if supervisor.is_done() {
             break;
         }
-        let deadline = supervisor.parts.iter().filter_map(|part| part.machine.deadline()).min();
         tokio::select! {
             // Its sender is in `supervisor`, so the queue is never closed.
             Some(input) = inputs.recv() => supervisor.handle(input),
-            () = sleep_until(deadline) => supervisor.tick(),
+            () = sleep_until(supervisor.deadline()) => supervisor.tick(),
             () = received(&mut terminate) => supervisor.stop("SIGTERM"),
             () = received(&mut interrupt) => supervisor.stop("SIGINT"),
             () = received(&mut hangup) => tracing::info!("SIGHUP ignored: components restart one by one, with edgectl restart"),
+            // From this loop, so that systemd sees when it hangs.
+            () = ticked(&mut alive) => drop(sd_notify::notify(&[sd_notify::NotifyState::Watchdog])),
+        }
+        if supervisor.reexec.due().is_some_and(|due| due <= Instant::now()) {
+            supervisor.settle(&mut inputs).await;
+            supervisor.hand_over();
         }
     }
     // A supervisor that comes next replaces sockets; one that is gone leaves none to talk to.
-    let _ = std::fs::remove_file(control_path);
+    let _ = std::fs::remove_file(wiring::control_path(&settings.run_dir));
     for part in &supervisor.parts {
         part.group.remove();
     }
     supervisor.cgroups.remove();
     tracing::info!("everything stopped");
     Ok(())
+}
+
+fn io(what: &str) -> impl FnOnce(std::io::Error) -> StartError {
+    let what = what.to_owned();
+    move |source| StartError::Io { what, source }
+}
+
+/// Ticks at half the time after which systemd takes us for hung; `None` when it does not watch.
+fn watchdog() -> Option<Interval> {
+    let period = sd_notify::watchdog_enabled().map(|limit| limit / 2).filter(|period| !period.is_zero())?;
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    Some(ticks)
+}
+
+async fn ticked(ticks: &mut Option<Interval>) {
+    match ticks {
+        Some(ticks) => drop(ticks.tick().await),
+        None => std::future::pending().await,
+    }
 }
 
 async fn received(signal: &mut Signal) {
@@ -148,11 +167,107 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-impl Supervisor<'_> {
+impl<'a> Supervisor<'a> {
+    fn new(
+        settings: &'a Settings,
+        manifest: &Manifest,
+        sink: Sink,
+        program: PathBuf,
+        inputs: mpsc::Sender<Input>,
+        left_to_us: Option<(Handover, Kept)>,
+    ) -> Result<Self, StartError> {
+        let (handover, mut kept) =
+            left_to_us.map_or_else(Default::default, |(handover, kept)| (Some(handover), kept));
+        let lock = setup::take_directories(settings, &mut kept)?;
+        let prepared = setup::prepare(settings, manifest, &mut kept)?;
+        let links = setup::own_links(settings, manifest, &mut kept)?;
+        let places = Arc::new(setup::places(settings, manifest));
+        let logs = Arc::new(Logs::new(sink));
+        let cgroups = Cgroups::open(&settings.run_dir);
+        let parts: Vec<Part> = prepared.into_iter().map(|part| Part::new(part, &cgroups)).collect();
+        cgroups.remove_others(&parts.iter().map(Part::name).collect::<Vec<_>>());
+        let groups = parts.iter().map(|part| (part.name().to_owned(), Arc::clone(&part.group))).collect();
+        let (started_ms, reexecs) = match &handover {
+            Some(handover) => (handover.started_ms, handover.reexecs + 1),
+            None => (unix_millis(SystemTime::now()), 0),
+        };
+        let control = Control::new(inputs.clone(), Arc::clone(&logs), groups, Arc::clone(&places));
+        let us = Identity::new(settings.side.program(), (started_ms << 16) + reexecs);
+        let mut supervisor = Self {
+            settings,
+            places,
+            program,
+            parts,
+            cgroups,
+            logs,
+            inputs,
+            control: Server::new(us, ControlServer::new(control)),
+            links,
+            own_listeners: Vec::new(),
+            started_ms,
+            reexecs,
+            reexec: Progress::None,
+            stopping: false,
+            announced: None,
+            lock,
+        };
+        supervisor.serve(&mut kept).map_err(io("serve the control socket"))?;
+        supervisor.listen();
+        match handover {
+            None => supervisor.say_hello(),
+            Some(handover) => supervisor.resume(handover, &mut kept),
+        }
+        Ok(supervisor)
+    }
+
+    /// Serves the control socket, for root and a group of people, and the link of each component that may call us.
+    fn serve(&mut self, kept: &mut Kept) -> std::io::Result<()> {
+        let path = wiring::control_path(&self.settings.run_dir);
+        let listener = kept.listener(&path, 0o660)?;
+        if let Some(gid) = accounts::group_id(CONTROL_GROUP).filter(|_| accounts::own_uid() == 0) {
+            std::os::unix::fs::chown(&path, None, Some(gid))?;
+        }
+        self.own_listeners.push((path, listener.try_clone()?));
+        self.control.serve(listener, Admission::AnyUser).map_err(std::io::Error::other)?;
+        for link in &self.links {
+            let path = wiring::path(&self.settings.run_dir, SUPERVISOR, &link.client);
+            self.own_listeners.push((path, link.listener.try_clone()?));
+            let admission = Admission::Link {
+                client: link.client.clone(),
+                uid: link.client_uid,
+                methods: link.methods.clone(),
+            };
+            self.control.serve(link.listener.try_clone()?, admission).map_err(std::io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what has arrived, until nothing more comes, so that the program that takes over finds it done. What comes
+    /// later waits in the kernel.
+    async fn settle(&mut self, inputs: &mut mpsc::Receiver<Input>) {
+        /// Somebody may write without a pause.
+        const ROUNDS: usize = 100;
+        for _ in 0..ROUNDS {
+            tokio::task::yield_now().await;
+            let mut quiet = true;
+            while let Ok(input) = inputs.try_recv() {
+                self.handle(input);
+                quiet = false;
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.parts.iter().filter_map(|part| part.machine.deadline()).chain(self.reexec.due()).min()
+    }
+
     /// One task per notify socket, for as long as we run.
-    fn listen(&mut self) {
-        for (part, component) in self.parts.iter_mut().enumerate() {
-            let Some(socket) = component.take_notify() else { continue };
+    fn listen(&self) {
+        for (part, component) in self.parts.iter().enumerate() {
+            let socket = Arc::clone(&component.notify);
             let (inputs, name) = (self.inputs.clone(), component.name().to_owned());
             tokio::spawn(async move {
                 loop {
@@ -300,6 +415,9 @@ impl Supervisor<'_> {
             // Whoever asked may have left.
             Input::Control(Request::Status(answer)) => drop(answer.send(self.status())),
             Input::Control(Request::Links(answer)) => drop(answer.send(self.links())),
+            Input::Control(Request::Privileges(answer)) => drop(answer.send(self.privileges())),
+            Input::Control(Request::Reexec(answer)) => self.begin_reexec(answer),
+            Input::Checked(result) => self.checked(result),
             Input::Control(Request::Change { component, change, by, answer }) => {
                 self.change(&component, change, &by, answer);
             }
@@ -352,10 +470,21 @@ impl Supervisor<'_> {
 
     fn links(&self) -> Vec<control::Link> {
         let run_dir = &self.settings.run_dir;
+        let counted = self.control.links();
+        let own = LinkReport { links: counted.iter().map(links::counted).collect() };
         self.parts
             .iter()
             .flat_map(|part| links::merged(run_dir, part.name(), &part.prepared.links, &part.links))
+            .chain(links::merged(run_dir, SUPERVISOR, &self.links, &own))
             .collect()
+    }
+
+    fn privileges(&self) -> (Vec<Granted>, Vec<control::Link>) {
+        let granted = |part: &Part| {
+            let pid = part.running.as_ref().map(|running| running.process.pid());
+            (Arc::clone(&part.prepared), pid)
+        };
+        (self.parts.iter().map(granted).collect(), self.links())
     }
 
     fn status(&self) -> StatusReply {
@@ -367,7 +496,7 @@ impl Supervisor<'_> {
             single_uid: accounts::own_uid() != 0,
             started_ms: self.started_ms,
             cgroup: self.cgroups.mode().to_owned(),
-            ..StatusReply::default()
+            reexecs: self.reexecs,
         }
     }
 }

@@ -13,7 +13,9 @@ pub fn pss_kib(pid: u32) -> u64 {
 pub fn cpu_ns(pid: u32) -> u64 {
     let Ok(pid) = i32::try_from(pid) else { return 0 };
     // Process 0 would be ourselves, and numbers past the kernel's largest would lose their upper bits.
-    let clock = Some(pid).filter(|pid| (1..=1 << 22).contains(pid)).map(|pid| clock_getcpuclockid(Pid::from_raw(pid)));
+    let clock = Some(pid)
+        .filter(|pid| (1..=1 << 22).contains(pid))
+        .map(|pid| clock_getcpuclockid(Pid::from_raw(pid)));
     let Some(time) = clock.and_then(Result::ok).and_then(|clock| clock_gettime(clock).ok()) else { return 0 };
     let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0)

@@ -29,6 +29,11 @@ impl Lines {
         }
     }
 
+    /// What there is of a line.
+    pub(super) fn unfinished(&self) -> &[u8] {
+        &self.unfinished
+    }
+
     /// Hands over what there is of a line.
     pub(super) fn finish(&mut self, add: &mut impl FnMut(&str)) {
         let text = String::from_utf8_lossy(&self.unfinished);

@@ -1,5 +1,6 @@
 //! One component as the event loop sees it.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -17,12 +18,13 @@ use crate::logs::unix_millis;
 use crate::notify;
 use crate::order::Member;
 use crate::policy::{Cause, Machine, Policy, State, Then};
+use crate::reexec::Record;
 use crate::setup::Prepared;
 
 const SIGKILL: i32 = 9;
 
 pub(super) struct Part {
-    pub(super) prepared: Prepared,
+    pub(super) prepared: Arc<Prepared>,
     /// What of its confinement this machine does not give, in words.
     pub(super) degraded: Vec<String>,
     pub(super) group: Arc<Group>,
@@ -39,32 +41,18 @@ pub(super) struct Part {
     pub(super) record: Record,
     /// What its process counted on its links.
     pub(super) links: LinkReport,
-    notify: Option<notify::Socket>,
-    killed_for: Option<Cause>,
-}
-
-/// What is known of a component's past.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Record {
-    pub(super) launches: u64,
-    /// Unix milliseconds.
-    pub(super) ready_since_ms: u64,
-    /// From the launch until it was ready, the last time it was.
-    pub(super) ready_us: u64,
-    pub(super) hang_kills: u64,
-    pub(super) memory_kills: u64,
-    /// Why its last process ended.
-    pub(super) last_exit: String,
-    /// What its process last said of itself.
-    pub(super) status_text: String,
-    /// Who asked for the stop or restart that is going on, or for the rest there is.
-    pub(super) asked_by: String,
+    pub(super) notify: Arc<notify::Socket>,
+    pub(super) killed_for: Option<Cause>,
 }
 
 pub(super) struct Running {
     pub(super) process: Arc<Process>,
+    /// What it writes. Read through a copy; this one is for the program that takes over from us.
+    pub(super) output: OwnedFd,
     pub(super) generation: u64,
     pub(super) since: Instant,
+    /// [`Part::granted`] when it was started.
+    pub(super) granted: String,
 }
 
 impl Part {
@@ -77,13 +65,13 @@ impl Part {
             program: History::default(),
             exec: PathBuf::new(),
             machine: Machine::new(Policy::from(&prepared.component)),
-            prepared,
+            prepared: Arc::new(prepared),
             running: None,
             told_to_stop: false,
             waiting: Waiting::default(),
             record: Record::default(),
             links: LinkReport::default(),
-            notify: Some(notify),
+            notify: Arc::new(notify),
             killed_for: None,
         }
     }
@@ -104,8 +92,18 @@ impl Part {
         matches!(self.machine.state(), State::Ready { .. })
     }
 
-    pub(super) fn take_notify(&mut self) -> Option<notify::Socket> {
-        self.notify.take()
+    /// Everything its process depends on, in a form that can be compared.
+    pub(super) fn granted(&self) -> String {
+        let prepared = &self.prepared;
+        let clients: Vec<_> = prepared.links.iter().map(|link| (&link.client, &link.methods)).collect();
+        format!("{:?} {clients:?}", prepared.component)
+    }
+
+    /// What of its confinement a process lacks, in words.
+    pub(super) fn degraded(&self) -> Vec<String> {
+        let outdated = self.running.as_ref().is_some_and(|running| running.granted != self.granted());
+        let outdated = outdated.then(|| "the present manifest (restart it to apply)".to_owned());
+        self.degraded.iter().cloned().chain(outdated).collect()
     }
 
     /// The number of the launch that comes now, from 1.

@@ -43,21 +43,22 @@ impl Supervisor<'_> {
         })?;
         let failed = |error: std::io::Error| NotStarted::Failed(format!("could not watch it: {error}"));
         let (process, output) = Process::watch(child).map_err(failed)?;
-        let output = pipe::Receiver::from_owned_fd(output).map_err(failed)?;
+        let receiver = output.try_clone().and_then(pipe::Receiver::from_owned_fd).map_err(failed)?;
         tracing::info!(component = part.name(), child_pid = process.pid(), generation, "component started");
-        part.running = Some(Running { process: Arc::new(process), generation, since });
-        self.watch(index, output);
+        let granted = part.granted();
+        part.running = Some(Running { process: Arc::new(process), output, generation, since, granted });
+        self.watch(index, receiver, Vec::new());
         Ok(())
     }
 
-    /// Reads what a running component writes, and waits for its end.
-    pub(super) fn watch(&self, index: usize, output: pipe::Receiver) {
+    /// Reads what a running component writes, after the beginning of a line from before, and waits for its end.
+    pub(super) fn watch(&self, index: usize, output: pipe::Receiver, begun: Vec<u8>) {
         let part = &self.parts[index];
         let Some(running) = &part.running else { return };
         let (process, generation) = (Arc::clone(&running.process), running.generation);
         let pid = process.pid();
         let (logs, name) = (Arc::clone(&self.logs), part.name().to_owned());
-        tokio::spawn(async move { logs.drain(&name, pid, generation, output).await });
+        tokio::spawn(async move { logs.drain(&name, pid, generation, output, &begun).await });
 
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
@@ -113,6 +114,12 @@ impl Part {
                 .links
                 .iter()
                 .map(|link| Inherited { name: &link.client, fd: link.listener.as_fd() })
+                .chain(
+                    prepared
+                        .listeners
+                        .iter()
+                        .map(|listener| Inherited { name: &listener.name, fd: listener.listener.as_fd() }),
+                )
                 .collect(),
             identity: prepared.change_identity.then(|| prepared.identity.clone()),
             capabilities: prepared.capabilities,

@@ -33,7 +33,7 @@ impl Part {
             } else {
                 words::rest(&self.machine, &record.asked_by)
             },
-            degraded: self.degraded.clone(),
+            degraded: self.degraded(),
             memory_limit_kib: ceilings.memory.unwrap_or(0) / 1024,
             pids_limit: ceilings.pids.unwrap_or(0),
             exec: self.exec.display().to_string(),

@@ -1,5 +1,6 @@
 //! A real supervisor with real components (`examples/probe.rs`), as root or not.
 
+mod handover;
 mod programs;
 mod support;
 

@@ -1,19 +1,10 @@
 //! Programs that are replaced, and ceilings that are reached.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use proto::control::StatusRequest;
 
-use crate::support::{Supervisor, kill_9, manifest, probe};
-
-/// Puts a program into the supervisor's folder as a package manager would: never half of it, never under a running one.
-fn install(supervisor: &Supervisor, name: &str, content: &[u8]) {
-    let folder = supervisor.folder.path();
-    fs::write(folder.join("new"), content).expect("written");
-    fs::set_permissions(folder.join("new"), PermissionsExt::from_mode(0o755)).expect("chmod");
-    fs::rename(folder.join("new"), folder.join(name)).expect("installed");
-}
+use crate::support::{Supervisor, install, kill_9, manifest, probe};
 
 /// A program that ends at once.
 const BAD: &[u8] = b"#!/bin/sh\nexit 1\n";

@@ -41,12 +41,25 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
+    /// One whose program is a copy in its folder, so that it can be replaced.
+    pub(crate) fn start_copy(manifest: &str) -> Self {
+        Self::begin(manifest, |folder| {
+            let program = folder.join("edgecore");
+            fs::copy(env!("CARGO_BIN_EXE_edgecore"), &program).expect("edgecore");
+            program
+        })
+    }
+
     pub(crate) fn start(manifest: &str) -> Self {
+        Self::begin(manifest, |_| env!("CARGO_BIN_EXE_edgecore").into())
+    }
+
+    fn begin(manifest: &str, program: impl Fn(&Path) -> PathBuf) -> Self {
         let folder = tempfile::tempdir().expect("tempdir");
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
         fs::copy(probe(), folder.path().join("probe")).expect("probe");
         fs::write(folder.path().join("manifest.toml"), manifest).expect("manifest");
-        let child = spawn(folder.path());
+        let child = spawn_program(&program(folder.path()), folder.path());
         Self { folder, child }
     }
 
@@ -118,8 +131,12 @@ pub(crate) fn probe() -> PathBuf {
 }
 
 pub(crate) fn spawn(folder: &Path) -> Child {
+    spawn_program(Path::new(env!("CARGO_BIN_EXE_edgecore")), folder)
+}
+
+fn spawn_program(program: &Path, folder: &Path) -> Child {
     let log = fs::File::options().create(true).append(true).open(folder.join("log")).expect("log");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_edgecore"));
+    let mut command = Command::new(program);
     for (option, name) in [
         ("--config", "edgecore.yaml"),
         ("--state-dir", "state"),
@@ -130,6 +147,14 @@ pub(crate) fn spawn(folder: &Path) -> Child {
         command.arg(option).arg(folder.join(name));
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("edgecore")
+}
+
+/// Puts a file into the supervisor's folder as a package manager would: never half of it, never under a running program.
+pub(crate) fn install(supervisor: &Supervisor, name: &str, content: &[u8]) {
+    let folder = supervisor.folder.path();
+    fs::write(folder.join("new"), content).expect("written");
+    fs::set_permissions(folder.join("new"), PermissionsExt::from_mode(0o755)).expect("chmod");
+    fs::rename(folder.join("new"), folder.join(name)).expect("installed");
 }
 
 pub(crate) fn kill_9(component: &Component) {
