@@ -1,11 +1,9 @@
-//! `ipc-bench`: what the bus costs between two processes, beside a bare socket and gRPC in the same run.
+//! `ipc-bench`: what the bus costs between two processes, beside a bare socket, gRPC and D-Bus in the same run.
 //!
 //! This process is the client; each server is a process of its own, this program started again. All of them run what a
 //! component runs: one tokio current_thread runtime. Every round measures each of them for a slice of time, so that
 //! whatever else happens on the machine hits all alike; a figure is the median over the rounds, a ratio the median of
 //! the rounds' ratios. Sizes are those of the encoded message, the bare socket's that of its whole frame.
-//!
-//! D-Bus is not among them: zbus is not in our tree, and would bring some forty crates for one row.
 //!
 //! **What it holds:** nothing. **Which untrusted bytes it touches:** none but its own.
 
@@ -14,6 +12,7 @@
 mod bare;
 mod blocking;
 mod bus;
+mod dbus;
 mod grpc;
 mod load;
 mod report;

@@ -40,11 +40,12 @@ fn prefix(kind: Kind) -> &'static str {
         Kind::Bare => "ipc.floor",
         Kind::Blocking => "ipc.blocking",
         Kind::Grpc => "ipc.tonic",
+        Kind::Dbus => "ipc.zbus",
     }
 }
 
 fn round_trips(series: &Series<Quantiles>, bytes: usize, figures: &mut Vec<Figure>) {
-    for kind in [Kind::Bus, Kind::Bare, Kind::Blocking, Kind::Grpc] {
+    for kind in [Kind::Bus, Kind::Bare, Kind::Blocking, Kind::Grpc, Kind::Dbus] {
         let Some(rounds) = series.get(&(kind, bytes)) else { continue };
         let figure = |quantile, of: fn(&Quantiles) -> f64| {
             let name = format!("{}.rtt.{bytes}.{quantile}_us", prefix(kind));
@@ -56,7 +57,9 @@ fn round_trips(series: &Series<Quantiles>, bytes: usize, figures: &mut Vec<Figur
         figures.push(if has_goals { p99.at_most(RTT_P99) } else { p99 });
         figures.push(figure("p999", |found| found.p999));
     }
-    for (other, name) in [(Kind::Bare, "floor"), (Kind::Blocking, "blocking"), (Kind::Grpc, "tonic")] {
+    let others =
+        [(Kind::Bare, "floor"), (Kind::Blocking, "blocking"), (Kind::Grpc, "tonic"), (Kind::Dbus, "zbus")];
+    for (other, name) in others {
         let (Some(ours), Some(theirs)) = (series.get(&(Kind::Bus, bytes)), series.get(&(other, bytes)))
         else {
             continue;

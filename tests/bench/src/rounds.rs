@@ -10,6 +10,7 @@ use crate::Subject;
 use crate::bare::Bare;
 use crate::blocking::Blocking;
 use crate::bus::Typed;
+use crate::dbus::Dbus;
 use crate::grpc::Grpc;
 use crate::load::{Client, Load, round_trips};
 use crate::server::{Kind, Server};
@@ -69,14 +70,15 @@ impl Measured {
 /// Starts a server of each kind and measures.
 pub(crate) async fn measure(rounds: usize, wanted: impl Fn(Subject) -> bool) -> Result<Measured> {
     let folder = tempfile::tempdir().context("could not make a folder for the sockets")?;
-    let [bus, bare, blocking, grpc] =
-        [Kind::Bus, Kind::Bare, Kind::Blocking, Kind::Grpc].map(|kind| Server::start(kind, folder.path()));
-    let (bus, bare, blocking, grpc) = (bus?, bare?, blocking?, grpc?);
+    let start = |kind| Server::start(kind, folder.path());
+    let (bus, bare, blocking) = (start(Kind::Bus)?, start(Kind::Bare)?, start(Kind::Blocking)?);
+    let (grpc, dbus) = (start(Kind::Grpc)?, start(Kind::Dbus)?);
     let mut clients = Clients {
         bus: Typed::new(bus.socket()),
         bare: Bare::connect(bare.socket()).await?,
         blocking: Blocking::connect(blocking.socket())?,
         grpc: Grpc::new(grpc.socket())?,
+        dbus: Dbus::connect(dbus.socket()).await?,
     };
     let mut measured = Measured::default();
     for _ in 0..rounds {
@@ -101,6 +103,7 @@ struct Clients<'a> {
     bare: Bare<'a>,
     blocking: Blocking,
     grpc: Grpc,
+    dbus: Dbus,
 }
 
 impl Clients<'_> {
@@ -110,6 +113,7 @@ impl Clients<'_> {
             (Kind::Bare, round_trips(&mut self.bare, load, SLICE).await?),
             (Kind::Blocking, round_trips(&mut self.blocking, load, SHORT_SLICE).await?),
             (Kind::Grpc, round_trips(&mut self.grpc, load, SHORT_SLICE).await?),
+            (Kind::Dbus, round_trips(&mut self.dbus, load, SHORT_SLICE).await?),
         ] {
             measured.add_lost(kind, found.lost)?;
             let quantiles = Quantiles::of(&found.taken);

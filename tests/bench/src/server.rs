@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use tokio::runtime::Runtime;
 
-use crate::{bare, blocking, bus, grpc};
+use crate::{bare, blocking, bus, dbus, grpc};
 
 /// What a server says on its standard output when it can be connected to.
 const LISTENING: &str = "listening";
@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Blocking,
     /// tonic
     Grpc,
+    /// zbus
+    Dbus,
 }
 
 /// What `lifecycle` gives every component.
@@ -43,6 +45,7 @@ pub(crate) fn be(kind: Kind, socket: &Path) -> Result<()> {
         Kind::Bare => runtime()?.block_on(bare::serve(socket)),
         Kind::Blocking => blocking::serve(socket),
         Kind::Grpc => runtime()?.block_on(grpc::serve(socket)),
+        Kind::Dbus => runtime()?.block_on(dbus::serve(socket)),
     }
 }
 
