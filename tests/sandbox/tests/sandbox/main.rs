@@ -19,13 +19,15 @@ use harness::{Cluster, Side, Slot, clean, interrupt};
 use sandbox::{Difference, Table};
 
 use crate::attempts::{Attempt, Control};
-use crate::scene::Scene;
+use crate::scene::{Held, Scene};
 
 fn main() -> ExitCode {
     e2e::run(&Suite {
         lone: &[
-            ("edge_profiles_hold_as_reviewed", |_| profiles(Side::Edge)),
-            ("cloud_profiles_hold_as_reviewed", |_| profiles(Side::Cloud)),
+            ("edge_profiles_hold_as_reviewed", |_| profiles(Side::Edge, Held::Whole)),
+            ("cloud_profiles_hold_as_reviewed", |_| profiles(Side::Cloud, Held::Whole)),
+            ("edge_profiles_hold_without_their_filters", |_| profiles(Side::Edge, Held::WithoutFilters)),
+            ("cloud_profiles_hold_without_their_filters", |_| profiles(Side::Cloud, Held::WithoutFilters)),
             ("edge_profiles_reach_the_goals_of_exposure", |_| exposure(Side::Edge)),
             ("cloud_profiles_reach_the_goals_of_exposure", |_| exposure(Side::Cloud)),
         ],
@@ -45,9 +47,16 @@ fn main() -> ExitCode {
 /// What stands for "there is nothing to try".
 const NOTHING: &str = "-";
 
-fn heading(side: Side) -> String {
+/// What is tried without filters: what other mechanisms are there for. The rest would show the kernel of one machine.
+const BENEATH_FILTERS: [&str; 5] = ["files", "sockets", "network", "other processes", "limits"];
+
+fn heading(side: Side, held: Held) -> String {
+    let held = match held {
+        Held::Whole => "",
+        Held::WithoutFilters => " if it got past the filters of system calls",
+    };
     format!(
-        "What a process in place of each component of {} can do; found by `cargo xtask test sandbox`.\n\
+        "What a process in place of each component of {} can do{held}; found by `cargo xtask test sandbox`.\n\
          \n\
          allowed    it succeeded\n\
          EACCES, …  the kernel's answer; ENOSYS is that of the component's list of system calls\n\
@@ -61,7 +70,7 @@ fn heading(side: Side) -> String {
 }
 
 /// Tries everything under every profile of a side.
-fn profiles(side: Side) -> Result<()> {
+fn profiles(side: Side, held: Held) -> Result<()> {
     let mut slot = Slot::take()?;
     let scene = Scene::prepare(side, &mut slot)?;
     println!();
@@ -75,13 +84,18 @@ fn profiles(side: Side) -> Result<()> {
     let mut found = Table::new(names.clone());
     let mut lacking = Lacking::default();
     lacking.components.extend(names.iter().filter(|name| scene.is_short(name)).cloned());
-    for attempt in attempts::all(&scene) {
+    let mut attempts = attempts::all(&scene);
+    if held == Held::WithoutFilters {
+        attempts.retain(|attempt| BENEATH_FILTERS.contains(&attempt.group));
+    }
+    for attempt in attempts {
         interrupt::check()?;
         let outcomes: Vec<String> = names
             .iter()
             .map(|name| {
-                let outcome =
-                    scene.attempt(&attempt, name).with_context(|| format!("{name}: {}", attempt.name))?;
+                let outcome = scene
+                    .attempt(&attempt, name, held)
+                    .with_context(|| format!("{name}: {}", attempt.name))?;
                 Ok(outcome.map_or_else(|| NOTHING.to_owned(), |outcome| outcome.0))
             })
             .collect::<Result<_>>()?;
@@ -95,7 +109,7 @@ fn profiles(side: Side) -> Result<()> {
     drop(scene);
     clean::remove(&slot)?;
     clean::assert_clean(&slot, &groups)?;
-    compare(side, &found, &lacking)
+    compare(side, held, &found, &lacking)
 }
 
 /// Counts how exposed a process under each profile of a side is.
@@ -138,15 +152,20 @@ fn lacks(scene: &Scene, attempt: &Attempt) -> Result<Option<String>> {
         .map(|outcome| format!("even an unconfined process of root gets {} on this machine", outcome.0)))
 }
 
-fn expected_file(side: Side) -> PathBuf {
-    let name = if side == Side::Edge { "edge.txt" } else { "cloud.txt" };
+fn expected_file(side: Side, held: Held) -> PathBuf {
+    let name = match (side, held) {
+        (Side::Edge, Held::Whole) => "edge.txt",
+        (Side::Cloud, Held::Whole) => "cloud.txt",
+        (Side::Edge, Held::WithoutFilters) => "edge-without-filters.txt",
+        (Side::Cloud, Held::WithoutFilters) => "cloud-without-filters.txt",
+    };
     Path::new(env!("CARGO_MANIFEST_DIR")).join("expected").join(name)
 }
 
-fn compare(side: Side, found: &Table, lacking: &Lacking) -> Result<()> {
-    let path = expected_file(side);
+fn compare(side: Side, held: Held, found: &Table, lacking: &Lacking) -> Result<()> {
+    let path = expected_file(side, held);
     if std::env::var_os("UPDATE_EXPECTED").is_some_and(|value| value == "1") {
-        std::fs::write(&path, found.text(&heading(side)))
+        std::fs::write(&path, found.text(&heading(side, held)))
             .with_context(|| format!("could not write {}", path.display()))?;
         println!("    written for review: {}", path.display());
         return Ok(());

@@ -47,6 +47,7 @@ fn attempt(words: &[&str]) -> String {
         ["say"] => "allowed".to_owned(),
         ["others"] => others(),
         ["call", number, arguments @ ..] => told(raw::call(number, arguments)),
+        ["take", pid] => told(number(pid).and_then(raw::take_descriptor)),
         ["raise"] => told(raw::raise()),
         ["write-then-execute"] => told(raw::write_then_execute()),
         ["foreign"] => told(raw::foreign()),
