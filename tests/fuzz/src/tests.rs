@@ -21,9 +21,8 @@ fn seeds(target: &Target) -> Vec<(String, Vec<u8>)> {
 }
 
 fn try_on(target: &Target, seed: &str, bytes: &[u8]) {
-    if panic::catch_unwind(|| (target.run)(bytes)).is_err() {
-        panic!("{} failed on {seed}, damaged to {}", target.name, bytes.escape_ascii());
-    }
+    let passed = panic::catch_unwind(|| (target.run)(bytes)).is_ok();
+    assert!(passed, "{} failed on {seed}, damaged to {}", target.name, bytes.escape_ascii());
 }
 
 #[test]

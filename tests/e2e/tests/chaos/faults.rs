@@ -65,7 +65,7 @@ pub(crate) fn component(supervisor: &Supervisor, target: Target, fault: Fault) -
             victim.stop()?;
             let began = Instant::now();
             if !victim.ends_within(WATCHDOG + NOTICED)? {
-                bail!("{target} hung for {} s and was not killed", (WATCHDOG + NOTICED).as_secs());
+                bail!("it hung for {} s and was not killed", (WATCHDOG + NOTICED).as_secs());
             }
             return Ok(Outcome::Done(format!("killed after {} ms", began.elapsed().as_millis())));
         }

@@ -3,6 +3,7 @@
 
 mod api;
 mod faults;
+mod figures;
 mod kills;
 mod load;
 mod soak;

@@ -11,6 +11,7 @@ use e2e::{Group, option};
 use harness::{Cluster, Figure, Options, Side, interrupt, machine};
 
 use crate::faults::{self, Outcome, WATCHDOG};
+use crate::figures;
 use crate::load::{Book, Load, MAPS, number_in, reader_of};
 use crate::witness::Witness;
 
@@ -97,7 +98,7 @@ fn torment(
         let at = book.now();
         let round = plan.round();
         let outcomes: Vec<Result<Outcome>> = match *round {
-            [(target, fault @ (Fault::Supervisor | Fault::Reexec))] => {
+            [(target, fault)] if !fault.is_of_component() => {
                 vec![faults::supervisor(cluster, target.side, fault)]
             }
             _ => {
@@ -115,7 +116,8 @@ fn torment(
             }
         };
         for ((target, fault), outcome) in round.into_iter().zip(outcomes) {
-            let outcome = outcome.with_context(|| format!("{target}: {fault}"))?;
+            let outcome = outcome
+                .with_context(|| format!("{} {}: {fault}", target.side.program(), target.component))?;
             timeline.push(Happened { at, target, fault, outcome });
         }
     }
@@ -211,7 +213,8 @@ fn report(seed: u64, timeline: &[Happened], found: &[Broken]) -> String {
 fn told(seed: u64, timeline: &[Happened]) -> String {
     let mut text = format!("--seed {seed}; what was done:\n");
     for Happened { at, target, fault, outcome } in timeline {
-        let _ = writeln!(text, "{:9.3} s  {target}: {fault}  {outcome}", at.as_secs_f64());
+        let victim = if fault.is_of_component() { target.component } else { target.side.program() };
+        let _ = writeln!(text, "{:9.3} s  {victim}: {fault}  {outcome}", at.as_secs_f64());
     }
     text
 }
