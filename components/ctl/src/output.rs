@@ -92,7 +92,12 @@ pub(crate) fn harmless(text: &str) -> String {
 
 /// Harmless text of at most `most` characters, for what comes from outside and of which the beginning is enough.
 pub(crate) fn brief(text: &str, most: usize) -> String {
-    let mut letters = text.trim().chars();
+    cut(text.trim(), most)
+}
+
+/// As [`brief`], with the space around it.
+fn cut(text: &str, most: usize) -> String {
+    let mut letters = text.chars();
     let mut safe = harmless(&letters.by_ref().take(most).collect::<String>());
     if letters.next().is_some() {
         safe.push('…');

@@ -90,7 +90,7 @@ fn overview(reply: &PrivilegesReply, paint: Paint) -> String {
     }
     let mut text = table.render(paint, None);
     if notes.is_empty() {
-        let all = "every grant has a reason, and a mechanism of the kernel that holds the process to it";
+        let all = "every grant has a reason, and something that holds the process to it";
         let running = reply.processes.iter().any(|process| process.pid != 0);
         if running {
             let _ = writeln!(text, "\n{all}");

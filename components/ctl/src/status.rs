@@ -9,8 +9,12 @@ use serde::Serialize;
 use crate::cli::Format;
 use crate::control::explain;
 use crate::output::{
-    Cell, Look, Paint, Table, cpu_time, harmless, live, now_ms, on_terminal, print, print_json, size, span,
+    Cell, Look, Paint, Table, brief, cpu_time, harmless, live, now_ms, on_terminal, print, print_json, size,
+    span,
 };
+
+/// Of what a component says of itself; JSON has all of it.
+const LONGEST_SAID: usize = 100;
 
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,7 +74,7 @@ fn table(reply: &StatusReply, now_ms: u64, paint: Paint, width: Option<usize>) -
     let mut table = Table::new(&header);
     for component in &reply.components {
         let mut row = row(component, now_ms);
-        row.extend(says.then(|| Cell::or_dash(&component.status_text)));
+        row.extend(says.then(|| Cell::or_dash(&brief(&component.status_text, LONGEST_SAID))));
         table.row(row);
     }
     let mut text = table.render(paint, width);

@@ -76,6 +76,13 @@ pub(super) fn judge(side: Side, running: &Running) -> Vec<Finding> {
                         "systemctl edit {supervisor}: LimitNOFILE=1048576; then systemctl restart {supervisor}"
                     ),
                 )
+            } else if without.contains("not permitted") || without.contains("not held") {
+                (
+                    "it is held back less than its manifest says",
+                    format!(
+                        "start {supervisor} as root, as its unit does: systemctl enable --now {supervisor}"
+                    ),
+                )
             } else {
                 (
                     "it is held back less than its manifest says",

@@ -1,9 +1,11 @@
 //! Tables: columns in line, numbers to the right, nothing wider than a live screen.
 
-use super::{Look, Paint, harmless};
+use super::{Look, Paint, cut};
 
 /// Between columns.
 const GAP: &str = "   ";
+/// Characters of a field: reasons are as long, what a component says of itself should not be.
+const LONGEST: usize = 300;
 
 /// One field. Its text is harmless.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,7 +17,7 @@ pub(crate) struct Cell {
 
 impl Cell {
     pub(crate) fn new(text: impl AsRef<str>) -> Self {
-        Self { text: harmless(text.as_ref()), ..Self::default() }
+        Self { text: cut(text.as_ref(), LONGEST), ..Self::default() }
     }
 
     /// A number: its column stands to the right.

@@ -83,7 +83,7 @@ pub(super) fn files(
     if let Seen::Yes(links) = names(&run.join("link")) {
         wanted.extend(links.iter().map(|link| (run.join("link").join(link), door(&chief))));
     }
-    wanted.extend(configured(settings, yaml, &chief));
+    wanted.extend(configured(settings, yaml, &chief, single_uid.is_some()));
     let look = |(path, wanted): (PathBuf, Wanted)| Entry { found: found(&path), path, wanted };
     let hidden = |(path, wanted)| Entry { found: Seen::Hidden, path, wanted };
     wanted.into_iter().map(look).chain(unsearchable.into_iter().map(hidden)).collect()
@@ -109,7 +109,12 @@ fn program_owner(exec_dir: &Path, chief: &(u32, String)) -> (u32, String) {
 }
 
 /// Configuration, join token, kubeconfig, and where pods keep their things.
-fn configured(settings: &Settings, yaml: &Yaml, chief: &(u32, String)) -> Vec<(PathBuf, Wanted)> {
+fn configured(
+    settings: &Settings,
+    yaml: &Yaml,
+    chief: &(u32, String),
+    single: bool,
+) -> Vec<(PathBuf, Wanted)> {
     let config = &settings.config;
     let mut wanted = Vec::new();
     let mut trusted = Wanted::trusted(FileKind::File, chief.clone(), 0o644);
@@ -128,8 +133,10 @@ fn configured(settings: &Settings, yaml: &Yaml, chief: &(u32, String)) -> Vec<(P
         Yaml::Edge(edge) => {
             wanted.extend(edge.apiary.token_file.clone().map(|file| (file, secret)));
             let edged = &edge.modules.edged;
+            // Without root there are no pods, and these are another agent's.
+            let owner = (!single).then(|| chief.clone());
             for folder in [&edged.root_directory, &edged.tailored_kubelet_config.pod_logs_dir] {
-                wanted.push((folder.clone(), Wanted::directory(Some(chief.clone()), 0o755, Matters::Pods)));
+                wanted.push((folder.clone(), Wanted::directory(owner.clone(), 0o755, Matters::Pods)));
             }
         }
         Yaml::Cloud(cloud) if !settings.standalone => {
