@@ -21,6 +21,7 @@ use std::sync::LazyLock;
 
 use crate::manifest::Finding;
 pub use compile::{Uncompilable, filters};
+pub use parse::all as parse;
 
 /// Every policy file of the source.
 macro_rules! files {

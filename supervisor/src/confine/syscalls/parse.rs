@@ -17,8 +17,8 @@ enum Line<'a> {
     Call { call: &'a str, conditions: Vec<Condition>, reason: &'a str },
 }
 
-/// Parses every file and resolves what they include.
-pub(super) fn all(files: &[(&str, &str)]) -> (BTreeMap<String, Policy>, Vec<Finding>) {
+/// Parses every file, given by name and text, and resolves what they include.
+pub fn all(files: &[(&str, &str)]) -> (BTreeMap<String, Policy>, Vec<Finding>) {
     let mut findings = Vec::new();
     let mut own: BTreeMap<&str, Policy> = BTreeMap::new();
     let mut includes: BTreeMap<&str, Vec<(&str, String)>> = BTreeMap::new();
