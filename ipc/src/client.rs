@@ -147,14 +147,13 @@ impl Caller {
             cost => Some(inner.by(until, bound.bytes.acquire_many(permits(cost))).await?),
         };
         loop {
-            let connection = match inner.open() {
-                Some(connection) => connection,
-                None => {
-                    // Boxed: it is rare, and would make every call's future as large as itself.
-                    let connection = inner.by(until, Box::pin(inner.connect(self.interface))).await??;
-                    now = Instant::now();
-                    connection
-                }
+            let connection = if let Some(connection) = inner.open() {
+                connection
+            } else {
+                // Boxed: it is rare, and would make every call's future as large as itself.
+                let connection = inner.by(until, Box::pin(inner.connect(self.interface))).await??;
+                now = Instant::now();
+                connection
             };
             inner.link.known(&connection.server, self.interface, method)?;
             let call = inner.next_call.fetch_add(1, Ordering::Relaxed);

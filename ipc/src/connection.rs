@@ -401,7 +401,7 @@ impl Task {
             let delivered = frame
                 .parse()
                 .map_err(|error| error.to_string())
-                .and_then(|frame| state.calls.deliver(frame, names));
+                .and_then(|frame| state.calls.deliver(&frame, names));
             match delivered {
                 Ok(None) => {}
                 Ok(Some(reason)) => {
@@ -433,8 +433,8 @@ impl Waiting {
     /// Hands an answer to its caller. Words end the connection: the server refused all of it.
     ///
     /// An answer nobody waits for is not an error: its caller gave up while it was on its way.
-    fn deliver(&mut self, frame: Frame<'_>, names: &str) -> Result<Option<String>, String> {
-        let (call, answer) = match frame {
+    fn deliver(&mut self, frame: &Frame<'_>, names: &str) -> Result<Option<String>, String> {
+        let (call, answer) = match *frame {
             Frame::Reply { call, message } | Frame::Item { call, message }
                 if self.unwanted(call, message) =>
             {

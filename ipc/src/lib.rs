@@ -69,12 +69,25 @@ pub use streaming::Streaming;
 /// than that, and a reader that stands still costs a bounded amount of memory.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// Bytes of large requests one connection may have in work, and of messages in parts it may have unfinished: 8 MiB, two
-/// of the largest.
+/// Bytes of large requests one connection may have in work, and of messages in parts it may have unfinished: 5 MiB, one of
+/// the largest and a mebibyte for others beside it.
 ///
 /// A client waits for its turn; a server disconnects who does not. So what a peer can make this process hold is known
 /// before it is allocated.
-pub const IN_WORK: usize = 2 * MAX_PAYLOAD;
+pub const IN_WORK: usize = MAX_PAYLOAD + WRITE_QUEUE;
+
+/// Connections of one link at once; a further one waits in the backlog. A client needs one, perhaps a blocking one beside
+/// it, and its successor after a restart may come before the old one's end is noticed.
+pub const CONNECTIONS_PER_LINK: usize = 3;
+
+/// What this crate holds for one link, at most: 50 MiB, however hostile the client. An honest one has one connection,
+/// mostly empty.
+///
+/// Per connection: the requests in work and arriving; frames that wait to be written; messages that go in parts, and
+/// answers that wait behind those, each up to its bound and then one of the largest size; and buffers of ten parts. What
+/// a handler holds while it works is its component's: the `.proto` says how many there may be.
+pub const LINK_MEMORY: usize =
+    CONNECTIONS_PER_LINK * (IN_WORK + WRITE_QUEUE + 2 * (WRITE_QUEUE + MAX_PAYLOAD) + 10 * PART);
 
 /// What one item takes out of the window.
 fn item_cost(payload: usize) -> u32 {

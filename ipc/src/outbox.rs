@@ -12,8 +12,8 @@ use crate::IN_WORK;
 use crate::frame::{self, Head, PART};
 use crate::parts::{Behind, Large};
 
-/// Bytes that wait to be written to one peer before the server reads no further request of it, and before its streams
-/// and larger answers wait: 1 MiB.
+/// Bytes that wait to be written to one peer before the server reads no further request of it, and before what its
+/// handlers have to say waits: 1 MiB of frames, and 1 MiB of messages that go in parts.
 pub const WRITE_QUEUE: usize = 1024 * 1024;
 
 /// So much is written at once by whoever queued the last of it; less waits until the connection's task has its turn, so
@@ -72,9 +72,14 @@ impl Outbox {
         }
     }
 
-    /// Bytes that wait to be written.
+    /// Bytes of whole frames and of the present part that wait to be written.
     pub(crate) fn queued(&self) -> usize {
-        self.next.len() + self.frames.len() - self.written + self.part.len() + self.uncut
+        self.next.len() + self.frames.len() - self.written + self.part.len()
+    }
+
+    /// Bytes of large messages whose part's turn has not come, and of what waits behind them.
+    pub(crate) fn uncut(&self) -> usize {
+        self.uncut
     }
 
     /// Bytes handed to the kernel since the connection began.

@@ -21,11 +21,8 @@ use crate::session::{self, Admitted, Ended, Service, violation};
 use crate::stats::{Counters, LinkStats, Stats};
 use crate::throttle::Throttle;
 use crate::transport::lock;
-use crate::{Identity, transport};
+use crate::{CONNECTIONS_PER_LINK, Identity, transport};
 
-/// Connections of one listener at once; a further one waits in the backlog. A client needs one, and its successor after
-/// a restart may come before the old one's end is noticed.
-const CONNECTIONS_PER_LINK: usize = 8;
 /// A socket for people's tools serves several at once.
 const CONNECTIONS_PER_SOCKET: usize = 64;
 

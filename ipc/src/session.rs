@@ -139,7 +139,7 @@ impl Call {
             state.calls.finish(self.id);
             state.outbox.message(head, size, &reply);
         };
-        self.serving.line.push_with_room(send).await;
+        self.serving.line.push_with_room(size, send).await;
         Answer(Outcome::Answered)
     }
 
@@ -315,7 +315,7 @@ struct Session<'a> {
     us: &'a Identity,
     serving: Arc<Serving>,
     inbox: Inbox,
-    /// Requests that arrive in parts. `None`: of a method we do not have, whose call is answered already.
+    /// Requests that arrive in parts. `None`: one of a method we do not have, whose call is answered already.
     arriving: Assembly<Option<Begun>>,
     stall: Stall,
     /// Bytes written, as far as they are counted.
@@ -399,12 +399,10 @@ impl Session<'_> {
             let Some(taken) = inbox.take().map_err(|error| undecodable(&error))? else { break };
             match taken.parse().map_err(|error| undecodable(&error))? {
                 Frame::Request { call, method, deadline, message } => {
-                    if let Some(begun) = serving.begin(us, call, method, deadline, *now, message)? {
-                        let whole =
-                            arriving.take(call, message, begun).map_err(|rule| in_call(call, rule))?;
-                        if let Some((Some(begun), payload)) = whole {
-                            *now = serving.start(service, call, begun, payload)?;
-                        }
+                    let begun = serving.begin(us, call, method, deadline, *now, message)?;
+                    let whole = arriving.take(call, message, begun).map_err(|rule| in_call(call, rule))?;
+                    if let Some((Some(begun), payload)) = whole {
+                        *now = serving.start(service, call, begun, payload)?;
                     }
                 }
                 Frame::Part { call, payload } => {
@@ -429,8 +427,7 @@ impl Session<'_> {
 }
 
 impl Serving {
-    /// Judges a request by all but its contents. `None` when it is done with; `Some(None)` when its parts are to be
-    /// ignored.
+    /// Judges a request by all but its contents; `None` when it is answered already, with a refusal.
     fn begin(
         &self,
         us: &Identity,
@@ -439,7 +436,7 @@ impl Serving {
         deadline: Option<Duration>,
         now: Instant,
         message: Piece<'_>,
-    ) -> Result<Option<Option<Begun>>, Ended> {
+    ) -> Result<Option<Begun>, Ended> {
         let Some(method) = self.interface.by_number(number) else {
             let rule = format!(
                 "{} {} has no method {number}: its {} ends at {}",
@@ -454,7 +451,7 @@ impl Serving {
             // A newer client's: it may go on with the methods that both know.
             self.counters.refused(&rule);
             self.answer(call, |out| frame::refused(out, call, &rule));
-            return Ok(message.total.map(|_| None));
+            return Ok(None);
         };
         if !self.counters.allows(method) {
             return Err(in_call(call, format!("{} may not call {}", self.peer.component, method.name)));
@@ -475,7 +472,7 @@ impl Serving {
         })?;
         self.counters.called(method);
         let until = deadline.and_then(|deadline| now.checked_add(deadline));
-        Ok(Some(Some(Begun { method, began: now, until })))
+        Ok(Some(Begun { method, began: now, until }))
     }
 
     /// Starts the work of a call, and returns the time.
@@ -509,13 +506,13 @@ impl Serving {
         let work = async move {
             let outcome = match until {
                 None => handling.await.0,
-                Some(until) => match timeout_at(until, handling).await {
-                    Ok(answer) => answer.0,
-                    Err(_) => {
+                Some(until) => timeout_at(until, handling).await.map_or_else(
+                    |_| {
                         serving.answer(call, |out| frame::late(out, call));
                         Outcome::Failed
-                    }
-                },
+                    },
+                    |answer| answer.0,
+                ),
             };
             serving.count(method, outcome, began.elapsed());
         };

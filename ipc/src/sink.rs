@@ -72,7 +72,7 @@ impl<T: Message> Sink<T> {
         let head = Head::of(Kind::Item, self.call);
         self.serving
             .line
-            .push_with_room(|state| {
+            .push_with_room(size, |state| {
                 // The wait for room may have seen the reader go.
                 if self.is_closed() {
                     return Err(Gone);

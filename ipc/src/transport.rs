@@ -18,6 +18,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
+use crate::frame::PART;
 use crate::inbox::Inbox;
 use crate::outbox::{Outbox, WRITE_QUEUE};
 
@@ -55,6 +56,9 @@ pub(crate) struct Line<T> {
     state: Mutex<State<T>>,
     /// As the outbox says, for a look without the lock.
     queued: AtomicUsize,
+    uncut: AtomicUsize,
+    /// Bytes of what handlers have to say and have no room for.
+    held_back: AtomicUsize,
     settled: AtomicBool,
     fell: Notify,
 }
@@ -70,6 +74,8 @@ impl<T> Line<T> {
         Self {
             state: Mutex::new(State { outbox, calls }),
             queued: AtomicUsize::new(0),
+            uncut: AtomicUsize::new(0),
+            held_back: AtomicUsize::new(0),
             settled: AtomicBool::new(false),
             fell: Notify::new(),
         }
@@ -98,17 +104,24 @@ impl<T> Line<T> {
 
     fn mirror(&self, outbox: &Outbox) {
         self.queued.store(outbox.queued(), Ordering::Relaxed);
+        self.uncut.store(outbox.uncut(), Ordering::Relaxed);
         self.settled.store(outbox.is_settled(), Ordering::Relaxed);
     }
 
-    /// Queues once less than [`WRITE_QUEUE`] waits to be written.
-    pub(crate) async fn push_with_room<R>(&self, change: impl FnOnce(&mut State<T>) -> R) -> R {
+    /// Queues a message of this size once less than [`WRITE_QUEUE`] of its kind waits to be written.
+    pub(crate) async fn push_with_room<R>(&self, size: usize, change: impl FnOnce(&mut State<T>) -> R) -> R {
+        let has_room = || {
+            let queue = if size <= PART { &self.queued } else { &self.uncut };
+            queue.load(Ordering::Relaxed) < WRITE_QUEUE
+        };
+        let mut held_back = None;
         loop {
-            if self.has_room() {
+            if has_room() {
                 return self.push(change);
             }
+            held_back.get_or_insert_with(|| HeldBack::new(self, size));
             let fell = self.fell.notified();
-            if !self.has_room() {
+            if !has_room() {
                 fell.await;
             }
         }
@@ -119,8 +132,11 @@ impl<T> Line<T> {
         self.settled.load(Ordering::Relaxed)
     }
 
+    /// Whether the peer may ask for more: it takes what there is. Large messages that are being written do not count,
+    /// since frames go between their parts.
     pub(crate) fn has_room(&self) -> bool {
         self.queued.load(Ordering::Relaxed) < WRITE_QUEUE
+            && self.held_back.load(Ordering::Relaxed) < WRITE_QUEUE
     }
 
     /// Writes what is queued, as far as the socket takes it. Pending when it does not take all. Also says how many bytes
@@ -129,12 +145,9 @@ impl<T> Line<T> {
         let mut state = self.lock();
         let flushed = state.outbox.poll_flush(cx);
         let sent = state.outbox.sent();
-        let before = self.queued.load(Ordering::Relaxed);
         self.mirror(&state.outbox);
         drop(state);
-        if before > 0 {
-            self.fell.notify_waiters();
-        }
+        self.fell.notify_waiters();
         (flushed, sent)
     }
 
@@ -147,6 +160,27 @@ impl<T> Line<T> {
     pub(crate) fn close(&self) {
         self.with(|state| state.outbox.close());
         self.fell.notify_waiters();
+    }
+}
+
+/// What waits for room, as long as it does.
+struct HeldBack<'a, T> {
+    line: &'a Line<T>,
+    size: usize,
+}
+
+impl<'a, T> HeldBack<'a, T> {
+    fn new(line: &'a Line<T>, size: usize) -> Self {
+        line.held_back.fetch_add(size, Ordering::Relaxed);
+        Self { line, size }
+    }
+}
+
+impl<T> Drop for HeldBack<'_, T> {
+    fn drop(&mut self) {
+        self.line.held_back.fetch_sub(self.size, Ordering::Relaxed);
+        // The task may read again. Nobody else tells it where this was given up.
+        self.line.push(|_| ());
     }
 }
 

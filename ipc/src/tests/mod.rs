@@ -5,7 +5,10 @@ mod bounds;
 mod calls;
 mod client_bounds;
 mod counters;
+mod large;
+mod pressure;
 mod restart;
+mod skew;
 mod streams;
 mod support;
 

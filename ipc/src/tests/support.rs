@@ -1,8 +1,8 @@
 //! A service as the generator would write it, and peers that send whatever a test wants.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ pub(super) const ECHO: usize = 0;
 pub(super) const HANG: usize = 1;
 pub(super) const COUNT: usize = 2;
 pub(super) const FAIL: usize = 3;
+pub(super) const ONWARD: usize = 4;
 
 pub(crate) static TEST: Interface = Interface {
     name: "apiary.test.v1.Test",
@@ -27,6 +28,7 @@ pub(crate) static TEST: Interface = Interface {
         Method { number: 2, name: "Hang", shape: Shape::Unary, max_request: 1024, at_once: 2 },
         Method { number: 3, name: "Count", shape: Shape::Stream, max_request: 1024, at_once: 2 },
         Method { number: 4, name: "Fail", shape: Shape::Unary, max_request: 1024, at_once: 64 },
+        Method { number: 5, name: "Onward", shape: Shape::Unary, max_request: 1024, at_once: 64 },
     ],
 };
 
@@ -73,6 +75,10 @@ pub(super) struct TestService {
     pub(super) seen: mpsc::UnboundedSender<Seen>,
     /// Items sent by all Count streams.
     pub(super) sent: Arc<AtomicU64>,
+    /// Where Onward calls Hang.
+    pub(super) onward: Option<Caller>,
+    /// What handlers of Hang and Count had left when they began.
+    pub(super) deadlines: Arc<Mutex<Vec<Duration>>>,
 }
 
 struct ReportDrop(mpsc::UnboundedSender<Seen>);
@@ -87,12 +93,14 @@ impl TestService {
     /// Hangs, and says when it begins and when it is dropped.
     async fn hang(&self) {
         let _report = ReportDrop(self.seen.clone());
+        self.deadlines.lock().unwrap().extend(remaining());
         let _ = self.seen.send(Seen::Hanging);
         std::future::pending::<()>().await;
     }
 
     /// Sends `number` items of the request's size, each with its place.
     async fn count(&self, request: Blob, out: Sink<Blob>) -> Result<(), Fail<TestError>> {
+        self.deadlines.lock().unwrap().extend(remaining());
         for number in 0..request.number {
             let size = usize::from(request.data.first().copied().unwrap_or(0)) * 1024;
             if out.send(Blob { number, ..Blob::of_size(size) }).await.is_err() {
@@ -137,6 +145,12 @@ impl Service for TestService {
                 let code = if request.number == 1 { 1 } else { 77 };
                 call.reply::<Blob, i32>(Err(Fail::new(code, "no such blob"))).await
             }),
+            5 => Box::pin(async move {
+                let onward = service.onward.clone().expect("the test says where");
+                let answer = onward.hang(DEFAULT_DEADLINE).await;
+                let answer = answer.map_err(|error| Fail::new(TestError::Unspecified, error.to_string()));
+                call.reply(answer).await
+            }),
             _ => return Err(call.unknown()),
         })
     }
@@ -163,7 +177,8 @@ impl Bus {
     /// A bus whose server is not there yet.
     pub(super) fn down() -> Self {
         let (sender, seen) = mpsc::unbounded_channel();
-        let service = TestService { seen: sender, sent: Arc::default() };
+        let service =
+            TestService { seen: sender, sent: Arc::default(), onward: None, deadlines: Arc::default() };
         Self { dir: tempfile::tempdir().unwrap(), service, seen, server: None }
     }
 
@@ -221,7 +236,7 @@ pub(super) fn link(methods: &[&str]) -> Admission {
 }
 
 pub(super) fn link_for_all() -> Admission {
-    link(&["Echo", "Hang", "Count", "Fail"])
+    link(&["Echo", "Hang", "Count", "Fail", "Onward"])
 }
 
 impl Caller {
@@ -231,6 +246,10 @@ impl Caller {
 
     pub(super) async fn hang(&self, deadline: Duration) -> Result<Blob, CallError<TestError>> {
         self.unary(&TEST.methods[HANG], &Blob::default(), deadline).await
+    }
+
+    pub(super) async fn onward(&self, deadline: Duration) -> Result<Blob, CallError<TestError>> {
+        self.unary(&TEST.methods[ONWARD], &Blob::default(), deadline).await
     }
 
     /// `items` items of `kib` KiB.
@@ -324,6 +343,11 @@ impl Raw {
         Self { inbox, writer }
     }
 
+    /// Expects frames as this version of the protocol has them.
+    pub(super) fn speak(&mut self, protocol: u32) {
+        self.inbox.speak(protocol);
+    }
+
     /// Connected, hellos exchanged.
     pub(super) async fn greeted(bus: &Bus) -> Self {
         let mut raw = Self::connect(&bus.path()).await;
@@ -356,11 +380,6 @@ impl Raw {
 
     pub(super) async fn send(&mut self, frames: Vec<u8>) {
         self.writer.send(&frames).await.unwrap();
-    }
-
-    /// Sends, unless the peer has closed.
-    pub(super) async fn try_send(&mut self, frames: &[u8]) -> bool {
-        self.writer.send(frames).await.is_ok()
     }
 
     pub(super) async fn receive(&mut self) -> Option<Got> {

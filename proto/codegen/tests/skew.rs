@@ -146,3 +146,119 @@ fn enum_values_keep_their_numbers() {
         }
     }
 }
+
+/// keyholder as it is now.
+struct Keys;
+
+impl proto::keyholder::Keyholder for Keys {
+    async fn public_key(
+        &self,
+        _: &ipc::Peer,
+        _: proto::keyholder::PublicKeyRequest,
+    ) -> Result<proto::keyholder::PublicKeyReply, ipc::Fail<proto::keyholder::KeyholderError>> {
+        Ok(proto::keyholder::PublicKeyReply { point: Bytes::from_static(b"point") })
+    }
+
+    async fn sign(
+        &self,
+        peer: &ipc::Peer,
+        request: proto::keyholder::SignRequest,
+    ) -> Result<proto::keyholder::SignReply, ipc::Fail<proto::keyholder::KeyholderError>> {
+        assert_eq!((peer.component.as_str(), peer.version.as_str()), ("edgehub", ""));
+        Ok(proto::keyholder::SignReply { signature: request.message })
+    }
+}
+
+/// The bus as the previous version has it: its hello, its one frame per message, its field numbers.
+struct PreviousClient(std::os::unix::net::UnixStream);
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Envelope {
+    #[prost(int32, tag = "1")]
+    kind: i32,
+    #[prost(uint64, tag = "2")]
+    call: u64,
+    #[prost(uint32, tag = "3")]
+    method: u32,
+    #[prost(bytes = "vec", tag = "8")]
+    payload: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Hello {
+    #[prost(uint32, tag = "1")]
+    protocol: u32,
+    #[prost(string, tag = "2")]
+    interface: String,
+    #[prost(string, tag = "3")]
+    component: String,
+    #[prost(uint64, tag = "4")]
+    generation: u64,
+}
+
+impl PreviousClient {
+    fn connect(path: &Path, interface: &str) -> Self {
+        let mut client = Self(std::os::unix::net::UnixStream::connect(path).unwrap());
+        let interface = interface.to_owned();
+        let ours =
+            Hello { protocol: 1, interface: interface.clone(), component: "edgehub".into(), generation: 1 };
+        let theirs =
+            client.exchange(&Envelope { kind: 1, payload: ours.encode_to_vec(), ..Envelope::default() });
+        let theirs = Hello::decode(theirs.payload.as_slice()).unwrap();
+        // What the previous version asks of a server.
+        assert_eq!((theirs.protocol, theirs.interface), (1, interface));
+        client
+    }
+
+    fn exchange(&mut self, envelope: &Envelope) -> Envelope {
+        use std::io::{Read as _, Write as _};
+        let mut frame = u32::try_from(envelope.encoded_len()).unwrap().to_be_bytes().to_vec();
+        envelope.encode(&mut frame).unwrap();
+        self.0.write_all(&frame).unwrap();
+        let mut prefix = [0; 4];
+        self.0.read_exact(&mut prefix).unwrap();
+        let mut answer = vec![0; u32::from_be_bytes(prefix) as usize];
+        self.0.read_exact(&mut answer).unwrap();
+        Envelope::decode(answer.as_slice()).unwrap()
+    }
+
+    /// Calls a method with every field of its request filled.
+    fn call(
+        &mut self,
+        service: &prost_reflect::ServiceDescriptor,
+        name: &str,
+    ) -> (DynamicMessage, DynamicMessage) {
+        let (index, method) =
+            service.methods().enumerate().find(|(_, method)| method.name() == name).unwrap();
+        let request = filled(&method.input(), 0);
+        let number = u32::try_from(index + 1).unwrap();
+        let payload = request.encode_to_vec();
+        let answer = self.exchange(&Envelope { kind: 2, call: 7, method: number, payload });
+        assert_eq!((answer.kind, answer.call), (3, 7), "not a reply");
+        (request, DynamicMessage::decode(method.output(), answer.payload.as_slice()).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn component_of_the_previous_version_calls_one_of_this() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keyholder.sock");
+    let server =
+        ipc::Server::new(ipc::Identity::new("keyholder", 1), proto::keyholder::KeyholderServer::new(Keys));
+    let admission = ipc::Admission::Link {
+        client: "edgehub".to_owned(),
+        uid: std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.path()).unwrap()),
+        methods: vec!["PublicKey".to_owned(), "Sign".to_owned()],
+    };
+    server.serve(ipc::bind(&path, 0o600).unwrap(), admission).unwrap();
+    tokio::task::spawn_blocking(move || {
+        let service = previous().get_service_by_name("apiary.keyholder.v1.Keyholder").unwrap();
+        let mut client = PreviousClient::connect(&path, service.full_name());
+        let (sent, got) = client.call(&service, "Sign");
+        assert_eq!(got.get_field_by_name("signature"), sent.get_field_by_name("message"));
+        let (_, got) = client.call(&service, "PublicKey");
+        assert_eq!(got.get_field_by_name("point").unwrap().as_bytes().unwrap(), "point");
+    })
+    .await
+    .unwrap();
+}
