@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ipc::{Channel, Identity};
+use proto::control::{ControlClient, LinksRequest, StatusRequest};
 use sd_notify::NotifyState::{Custom, Ready, Status, Watchdog};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,6 +31,17 @@ async fn main() -> ExitCode {
             loop {
                 hoard.push(std::hint::black_box(vec![1_u8; 1024 * 1024]));
             }
+        }
+        // Asks its supervisor something it may ask, and something it may not.
+        Ok("asks") => {
+            let calls = std::env::var("APIARY_CALLS").expect("calls");
+            let path = calls.strip_prefix("supervisor=").expect("one link");
+            let client = ControlClient::new(Channel::new(path, Identity::new(&name, 1)));
+            let there = client.status(StatusRequest {}).await.map(|status| status.components.len());
+            println!("sees {there:?}");
+            let refused = client.links(LinksRequest {}).await.expect_err("not granted");
+            println!("refused: {refused}");
+            ready();
         }
         Ok("stubborn") => {
             ready();

@@ -77,7 +77,7 @@ impl History {
         if installed != self.installed {
             *self = Self { installed, ..Self::default() };
         }
-        let hopeless = self.failures >= CHANCES && !self.proven;
+        let hopeless = self.is_hopeless();
         let other = match self.choice {
             Choice::Installed if hopeless && has_previous => Some(Choice::Previous),
             Choice::Previous if hopeless || !has_previous => Some(Choice::Installed),
@@ -87,6 +87,16 @@ impl History {
             *self = Self { installed, choice, ..Self::default() };
         }
         self.choice
+    }
+
+    /// Whether the chosen file was never ready and had all its chances.
+    pub fn is_hopeless(&self) -> bool {
+        self.failures >= CHANCES && !self.proven
+    }
+
+    /// Failures in a row of the chosen file.
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// Which file was chosen last.

@@ -10,7 +10,7 @@ use tokio::net::unix::pipe;
 
 use super::part::{Part, Running};
 use super::{Input, Supervisor};
-use crate::binary::{self, Choice, Version};
+use crate::binary::{self, CHANCES, Choice, Version};
 use crate::cli::Settings;
 
 /// Why nothing was started.
@@ -90,6 +90,17 @@ impl Part {
             }
             (Choice::Previous, Choice::Installed) => {
                 tracing::warn!(component = self.name(), program = %installed.display(), "installed program is tried again");
+            }
+            // Once, not at every start from now on.
+            (Choice::Installed, Choice::Installed)
+                if self.program.failures() == CHANCES && self.program.is_hopeless() =>
+            {
+                tracing::error!(
+                    component = self.name(),
+                    program = %installed.display(),
+                    "program never became ready in {CHANCES} starts, and no previous one is kept at {}",
+                    previous.display(),
+                );
             }
             _ => {}
         }

@@ -31,7 +31,7 @@ impl Part {
             status_text: if self.running.is_some() {
                 record.status_text.clone()
             } else {
-                words::rest(&self.machine, &record.asked_by)
+                words::rest(&self.machine, &record.asked_by, self.program.is_hopeless())
             },
             degraded: self.degraded(),
             memory_limit_kib: ceilings.memory.unwrap_or(0) / 1024,

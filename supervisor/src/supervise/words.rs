@@ -37,14 +37,18 @@ pub(super) fn state(state: State) -> &'static str {
     }
 }
 
-/// Why a component without a process has none; empty for one with a process. `by` is who asked last.
-pub(super) fn rest(machine: &Machine, by: &str) -> String {
+/// Why a component without a process has none; empty for one with a process. `by` is who asked last; `hopeless` says that
+/// its program was never ready.
+pub(super) fn rest(machine: &Machine, by: &str, hopeless: bool) -> String {
     match machine.state() {
         State::Stopped if !machine.settled() => "waits for its turn: lower ranks start first".to_owned(),
         State::Stopped if by.is_empty() => "stopped with the supervisor".to_owned(),
         State::Stopped => format!("stopped by {by} until it is started"),
         State::Backoff { .. } => match machine.strikes() {
             0 | 1 => "waits after a failure".to_owned(),
+            strikes if hopeless => {
+                format!("waits after {strikes} failures in a row; its program was never ready")
+            }
             strikes => format!("waits after {strikes} failures in a row"),
         },
         State::Failed => "left alone until it is started or restarted".to_owned(),

@@ -1,6 +1,7 @@
 //! A real supervisor with real components (`examples/probe.rs`), as root or not.
 
 mod handover;
+mod machine;
 mod programs;
 mod support;
 
@@ -61,6 +62,12 @@ async fn crash_loop_waits_longer_and_longer() {
     let supervisor = Supervisor::start(&manifest(&[(1, "crash", "restart = { floor = \"40ms\" }")]));
     let a = supervisor.until("a", |a| a.state == "backoff" && a.restarts >= 3).await;
     assert!(a.next_start_ms > 0 && a.last_exit == "exit code 1", "{a:?}");
+    let strikes = a.restarts + 1;
+    assert_eq!(
+        a.status_text,
+        format!("waits after {strikes} failures in a row; its program was never ready")
+    );
+    assert_eq!(supervisor.log().matches("never became ready in 3 starts").count(), 1);
 }
 
 #[tokio::test]

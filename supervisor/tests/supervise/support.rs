@@ -43,23 +43,24 @@ pub(crate) struct Supervisor {
 impl Supervisor {
     /// One whose program is a copy in its folder, so that it can be replaced.
     pub(crate) fn start_copy(manifest: &str) -> Self {
-        Self::begin(manifest, |folder| {
+        Self::start_with(manifest, |folder| {
             let program = folder.join("edgecore");
             fs::copy(env!("CARGO_BIN_EXE_edgecore"), &program).expect("edgecore");
-            program
+            Command::new(program)
         })
     }
 
     pub(crate) fn start(manifest: &str) -> Self {
-        Self::begin(manifest, |_| env!("CARGO_BIN_EXE_edgecore").into())
+        Self::start_with(manifest, |_| Command::new(env!("CARGO_BIN_EXE_edgecore")))
     }
 
-    fn begin(manifest: &str, program: impl Fn(&Path) -> PathBuf) -> Self {
+    /// One that is run by this command; the options are added.
+    pub(crate) fn start_with(manifest: &str, program: impl Fn(&Path) -> Command) -> Self {
         let folder = tempfile::tempdir().expect("tempdir");
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
         fs::copy(probe(), folder.path().join("probe")).expect("probe");
         fs::write(folder.path().join("manifest.toml"), manifest).expect("manifest");
-        let child = spawn_program(&program(folder.path()), folder.path());
+        let child = command(program(folder.path()), folder.path()).spawn().expect("edgecore");
         Self { folder, child }
     }
 
@@ -131,12 +132,12 @@ pub(crate) fn probe() -> PathBuf {
 }
 
 pub(crate) fn spawn(folder: &Path) -> Child {
-    spawn_program(Path::new(env!("CARGO_BIN_EXE_edgecore")), folder)
+    command(Command::new(env!("CARGO_BIN_EXE_edgecore")), folder).spawn().expect("edgecore")
 }
 
-fn spawn_program(program: &Path, folder: &Path) -> Child {
+/// Lets `command`, which runs a supervisor, find everything in `folder`.
+pub(crate) fn command(mut command: Command, folder: &Path) -> Command {
     let log = fs::File::options().create(true).append(true).open(folder.join("log")).expect("log");
-    let mut command = Command::new(program);
     for (option, name) in [
         ("--config", "edgecore.yaml"),
         ("--state-dir", "state"),
@@ -146,7 +147,8 @@ fn spawn_program(program: &Path, folder: &Path) -> Child {
     ] {
         command.arg(option).arg(folder.join(name));
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("edgecore")
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command
 }
 
 /// Puts a file into the supervisor's folder as a package manager would: never half of it, never under a running program.
