@@ -219,6 +219,8 @@ const THREAD: u64 = 0x0001_0900;
 const REALTIME: [u64; 3] = [1, 2, 6];
 /// A mode with set-user-id, and one with set-group-id.
 const SET_ID: [u64; 2] = [0o4755, 0o2755];
+/// Flags with which opening makes a file and takes a mode: `O_CREAT | O_WRONLY`, and `__O_TMPFILE | O_WRONLY`.
+const NEW_FILE: [u64; 2] = [0o101, 0o20_000_001];
 /// `PROT_EXEC`, and together with `PROT_WRITE`.
 const EXECUTABLE: u64 = 4;
 const WRITABLE_EXECUTABLE: u64 = 6;
@@ -258,11 +260,18 @@ impl Calls {
             realtime: REALTIME.iter().any(|policy| with("sched_setscheduler", 1, *policy))
                 || named("sched_setattr"),
             set_id: SET_ID.iter().any(|mode| {
-                [("chmod", 1), ("fchmod", 1), ("fchmodat", 2), ("fchmodat2", 2), ("creat", 1)]
+                let by_mode = [("chmod", 1), ("fchmod", 1), ("fchmodat", 2), ("fchmodat2", 2), ("creat", 1)]
                     .into_iter()
-                    .chain([("open", 2), ("openat", 3), ("mknod", 1), ("mknodat", 2)])
-                    .chain([("mkdir", 1), ("mkdirat", 2)])
-                    .any(|(call, index)| with(call, index, *mode))
+                    .chain([("mknod", 1), ("mknodat", 2), ("mkdir", 1), ("mkdirat", 2)])
+                    .any(|(call, index)| with(call, index, *mode));
+                let by_opening = [("open", 1), ("openat", 2)].into_iter().any(|(call, flags)| {
+                    NEW_FILE.iter().any(|new| {
+                        Call::named(call).is_some_and(|call| {
+                            passes(filters, call.with(flags, *new).with(flags + 1, *mode))
+                        })
+                    })
+                });
+                by_mode || by_opening
             }) || named("openat2"),
             writable_executable: with("mmap", 2, WRITABLE_EXECUTABLE)
                 || with("mmap2", 2, WRITABLE_EXECUTABLE)
@@ -320,5 +329,21 @@ mod tests {
     fn unconditional_open_and_mprotect_are_seen() {
         let calls = Calls::of(&[allowing(&["openat", "mprotect"])]);
         assert!(calls.set_id && calls.writable_executable && !calls.system_v);
+    }
+
+    #[test]
+    fn policies_of_components_leave_open_only_what_they_are_for() {
+        use crate::confine::syscalls;
+
+        for name in ["metamanager", "keyholder", "edgehub", "edged", "authority", "cloudhub", "metrics"] {
+            let Ok(filters) = syscalls::filters(syscalls::policy(name)) else { return };
+            let calls = Calls::of(&filters);
+            let networked = ["edgehub", "edged", "cloudhub"].contains(&name);
+            assert_eq!(calls.families[INTERNET], networked, "{name}");
+            assert!(calls.namespaces.iter().all(|open| !open), "{name}");
+            assert_eq!(calls.set("@mount").is_some() || calls.set_id, name == "edged", "{name}");
+            assert!(!calls.foreign && !calls.writable_executable && !calls.keyrings, "{name}");
+            assert!(!calls.personality && !calls.realtime && !calls.kernel_log && !calls.hostname, "{name}");
+        }
     }
 }

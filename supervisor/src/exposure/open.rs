@@ -111,8 +111,8 @@ mod tests {
         let (file, socket) = (temp.path().join("file"), temp.path().join("socket"));
         let _file = std::fs::File::create(&file).expect("file");
         let _unix = UnixListener::bind(&socket).expect("unix");
-        let _listener = TcpListener::bind("127.0.0.1:0").expect("tcp");
-        let _stream = TcpStream::connect(_listener.local_addr().expect("address")).expect("connected");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("tcp");
+        let _stream = TcpStream::connect(listener.local_addr().expect("address")).expect("connected");
         let _udp = UdpSocket::bind("[::1]:0").or_else(|_| UdpSocket::bind("127.0.0.1:0")).expect("udp");
         let open = Open::read(std::process::id());
         assert!(open.files.contains(&file) && open.unix.contains(&socket));

@@ -577,6 +577,9 @@ mod tests {
         }
     }
 
+    /// Gives a process one right more.
+    type Opening = fn(&mut Facts);
+
     fn item<'a>(score: &'a Score, name: &str) -> &'a Item {
         score.items.iter().find(|item| item.name == name).expect("an item")
     }
@@ -644,7 +647,7 @@ mod tests {
     #[test]
     fn each_right_that_opens_raises_the_score() {
         let base = score(&closed()).overall;
-        let opened: [(&str, fn(&mut Facts)); 12] = [
+        let opened: [(&str, Opening); 12] = [
             ("User=/DynamicUser=", |facts| facts.uid = 0),
             ("NoNewPrivileges=", |facts| facts.no_new_privs = false),
             ("PrivateTmp=", |facts| facts.host_tmp = true),

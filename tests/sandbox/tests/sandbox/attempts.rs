@@ -276,6 +276,11 @@ fn rights(list: &mut List) {
         // O_CREAT | O_WRONLY.
         Some(vec![system_call("openat", &["-100", &path, "65", "2541"])?])
     });
+    list.add(GROUP, "make an unnamed file with the set-user-id bit", |scene, name| {
+        let path = format!("s:{}", scene.state(name).display());
+        let flags = (libc::O_TMPFILE | libc::O_WRONLY).to_string();
+        Some(vec![system_call("openat", &["-100", &path, &flags, "2541"])?])
+    });
     list.add(GROUP, "give a file away", |scene, name| {
         let path = format!("s:{}", scene.own_file(name).display());
         Some(vec![system_call("fchownat", &["-100", &path, "1", "1", "0"])?])

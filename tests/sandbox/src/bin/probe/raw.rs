@@ -118,12 +118,12 @@ pub(crate) fn core_limit() -> io::Result<u64> {
 /// Sends one byte.
 pub(crate) fn udp(address: Ipv4Addr, port: u16) -> io::Result<()> {
     let to = libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_family: libc::sa_family_t::try_from(libc::AF_INET).unwrap_or_default(),
         sin_port: port.to_be(),
         sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
         sin_zero: [0; 8],
     };
-    let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_in>()).unwrap_or_default();
     // SAFETY: the new descriptor is nobody else's; the address has the kernel's layout and lives.
     let sent = unsafe {
         let number = libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0);
