@@ -32,6 +32,19 @@ async fn main() -> ExitCode {
                 hoard.push(std::hint::black_box(vec![1_u8; 1024 * 1024]));
             }
         }
+        // Writes numbered lines in pieces, the next piece always before the line before is read.
+        Ok("chatty") => {
+            ready();
+            tokio::task::spawn_blocking(|| {
+                for n in 0_u64.. {
+                    print!("line {n} ");
+                    // A flush in the middle of a line.
+                    std::io::Write::flush(&mut std::io::stdout()).expect("flushed");
+                    println!("is whole");
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            });
+        }
         // Asks its supervisor something it may ask, and something it may not.
         Ok("asks") => {
             let calls = std::env::var("APIARY_CALLS").expect("calls");

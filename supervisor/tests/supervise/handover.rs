@@ -101,6 +101,26 @@ async fn components_counters_and_log_tails_live_on_under_another_program() {
 }
 
 #[tokio::test]
+async fn no_line_is_lost_or_cut_while_programs_change() {
+    let supervisor = Supervisor::start_copy(&manifest(&[(1, "chatty", "")]));
+    supervisor.until_ready("a").await;
+    for _ in 0..5 {
+        reexec(&supervisor).await;
+    }
+    let lines = lines(&supervisor, "a").await;
+    let numbers: Vec<u64> = lines
+        .iter()
+        .filter(|line| line.starts_with("line "))
+        .map(|line| {
+            let number = line.strip_prefix("line ").and_then(|line| line.strip_suffix(" is whole"));
+            number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{line:?} was cut"))
+        })
+        .collect();
+    assert!(numbers.len() > 100, "{}", numbers.len());
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+}
+
+#[tokio::test]
 async fn deadlines_go_on_under_another_program() {
     let text = manifest(&[(1, "mute", "ready_timeout = \"3s\""), (1, "ready", "watchdog = \"1s\"")]);
     let supervisor = Supervisor::start_copy(&text);

@@ -97,8 +97,8 @@ async fn component_asks_its_supervisor_what_it_may() {
     let supervisor = Supervisor::start(&manifest(&[(1, "asks", asks), (2, "ready", "")]));
     supervisor.until_ready("a").await;
     let request = LogsRequest { component: "a".into(), follow: false, tail: 2 };
-    let mut lines = supervisor.client().logs(request).await.expect("logs");
-    let mut next = async || lines.next().await.expect("line").expect("no error").line;
+    let mut said = supervisor.client().logs(request).await.expect("logs");
+    let mut next = async || said.next().await.expect("line").expect("no error").line;
     assert_eq!(next().await, "sees Ok(2)");
     let refused = next().await;
     assert!(refused.starts_with("refused: ") && refused.contains("Links"), "{refused}");
