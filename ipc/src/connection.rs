@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::frame::{self, Frame, Head, Hello, Piece};
 use crate::inbox::Inbox;
 use crate::parts::Assembly;
+use crate::throttle::Throttle;
 use crate::transport::{Line, Stall, Writer};
 use crate::{CallError, ErrorCode, STREAM_WINDOW, item_cost};
 
@@ -71,6 +72,7 @@ struct Waiting {
     arriving: Assembly<bool>,
     /// What the connection's timer is, or is to be, set to: not later than any call's deadline.
     alarm: Option<Instant>,
+    throttle: Throttle,
     calls: HashMap<u64, Waiter, BuildHasherDefault<CallHasher>>,
 }
 
@@ -460,7 +462,9 @@ impl Waiting {
             }
             Frame::Refused { call: frame::NO_CALL, message } => return Ok(Some(message.to_owned())),
             Frame::Refused { call, message } => {
-                tracing::warn!(link = names, reason = message, "the server refused a call");
+                if let Some(left_out) = self.throttle.admit(Instant::now().into_std()) {
+                    tracing::warn!(link = names, reason = message, left_out, "the server refused a call");
+                }
                 (call, Err(Broken::Refused(format!("{names}: {message}"))))
             }
             Frame::Late { call } => (call, Err(Broken::Late)),

@@ -6,19 +6,38 @@
 //! **Which untrusted bytes it touches:** every frame of every peer. A component that was taken over may send anything.
 //!
 //! **What keeps it safe:**
-//! - A frame's length is checked before its buffer grows ([`MAX_PAYLOAD`], lower per method), and it is parsed once.
-//! - Every queue has a size: calls in flight per method ([`Method::at_once`]), bytes a stream may be ahead of its reader
-//!   ([`STREAM_WINDOW`]), bytes waiting to be written before no further request is read ([`WRITE_QUEUE`]).
+//! - A frame's length is checked before its buffer grows, a message's length before its parts are put together, and each
+//!   is parsed once ([`MAX_PAYLOAD`], lower per method).
+//! - Every queue has a size: calls in flight per method ([`Method::at_once`]), bytes of large requests in work
+//!   ([`IN_WORK`]), bytes a stream may be ahead of its reader ([`STREAM_WINDOW`]), bytes that wait to be written before no
+//!   further request is read ([`WRITE_QUEUE`]). Together they are the ceiling of a link, [`LINK_MEMORY`], which
+//!   `tests/memory.rs` measures.
 //! - A server knows its peer by the listener it came in on, and checks the uid the kernel reports.
-//! - A peer that breaks a bound, or calls what its link does not allow, is disconnected, counted and logged with both
-//!   names. It is never waited for.
+//! - A peer that breaks a bound, or calls what its link does not allow, is told why, disconnected and counted, and both
+//!   sides log it with both names. It is never waited for.
 //!
 //! # The protocol
 //!
 //! Each frame is a big-endian `u32` length and a protobuf envelope of a kind and its fields. Both sides start with a
-//! hello (protocol version, interface, component, generation). Then the client sends requests, each with a call number
-//! of its choice and the milliseconds it will wait; the server answers each with one reply, or with items and an end, or
-//! with an error. The client may cancel a call at any time and grants a stream further credit as it consumes.
+//! hello: the range of protocol versions they speak, the interface and its revision, component, generation and software
+//! version. They go on in the newest version both speak, or not at all. Then the client sends requests, each with a call
+//! number of its choice and the milliseconds it will wait; the server answers each with one reply, or with items and an
+//! end, or with an error. The client may cancel a call at any time and grants a stream further credit as it consumes.
+//!
+//! A message above [`PART`] travels in parts (protocol 2): its first frame says how long the whole is, further ones carry
+//! the rest, and between them go the frames of other calls. A call's own frames stay in order.
+//!
+//! # One task and one lock per connection
+//!
+//! Whoever has something to say appends it to the connection's outbox, under its lock; the connection's task reads, and
+//! writes what has gathered when its turn comes: after everybody who was ready to speak. So a burst leaves in one system
+//! call without a timer, and a call that is alone does not wait for a turn. Most unary calls have nothing to wait for and
+//! are answered from within the server's reading task.
+//!
+//! # Other versions
+//!
+//! Methods and fields are only added, so an interface's revision is the number of its last method. A client refuses a call
+//! that its server lacks without sending it; a server that is asked all the same refuses that call and goes on.
 //!
 //! # When a server dies in the middle
 //!

@@ -19,6 +19,7 @@ use crate::parts::Assembly;
 use crate::sink::{Credit, Sink};
 use crate::stats::{Counters, Outcome};
 use crate::table::Table;
+use crate::throttle::Throttle;
 use crate::transport::{Line, Stall, Writer};
 use crate::{ErrorCode, Identity, Interface, MAX_PAYLOAD, Method, Shape};
 
@@ -83,6 +84,7 @@ pub(crate) struct Serving {
     peer: Peer,
     interface: &'static Interface,
     counters: Arc<Counters>,
+    throttle: Throttle,
 }
 
 /// One call, as generated servers see it.
@@ -251,7 +253,13 @@ pub(crate) async fn serve<S: Service>(
     );
     inbox.speak(protocol);
     let line = Line::new(writer.into_outbox(protocol), Table::new(interface));
-    let serving = Arc::new(Serving { line, peer, interface, counters: admitted.counters });
+    let serving = Arc::new(Serving {
+        line,
+        peer,
+        interface,
+        counters: admitted.counters,
+        throttle: Throttle::default(),
+    });
     let mut session = Session {
         us,
         serving: Arc::clone(&serving),
@@ -450,6 +458,17 @@ impl Serving {
             }
             // A newer client's: it may go on with the methods that both know.
             self.counters.refused(&rule);
+            if let Some(left_out) = self.throttle.admit(now.into_std()) {
+                let Peer { component, version, .. } = &self.peer;
+                tracing::warn!(
+                    server = us.component,
+                    peer = component,
+                    version,
+                    rule,
+                    left_out,
+                    "refused a call"
+                );
+            }
             self.answer(call, |out| frame::refused(out, call, &rule));
             return Ok(None);
         };
