@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use ipc::CallError;
 use jiff::Timestamp;
 use proto::control::{ControlClient, LogLine, LogsRequest};
 use serde::Serialize;
@@ -11,6 +12,7 @@ use crate::cli::Format;
 use crate::control::explain;
 use crate::output::{harmless, print, print_json};
 
+/// Follows over a supervisor that is replaced or started again: what was shown is not shown twice.
 pub(crate) async fn logs(
     control: &ControlClient,
     component: String,
@@ -18,16 +20,68 @@ pub(crate) async fn logs(
     tail: Option<u32>,
     format: Format,
 ) -> anyhow::Result<()> {
-    let request = LogsRequest { component, follow, tail: tail.unwrap_or(0) };
-    let mut lines = control.logs(request).await.map_err(explain)?;
-    while let Some(line) = lines.next().await {
-        let line = line.map_err(explain)?;
-        match format {
-            Format::Json => print_json(&Record::from(&line))?,
-            Format::Table => print(&readable(&line))?,
+    let mut request = LogsRequest { component, follow, tail: tail.unwrap_or(0) };
+    let mut shown = Shown::default();
+    'connection: loop {
+        let mut lines = control.logs(request.clone()).await.map_err(explain)?;
+        while let Some(line) = lines.next().await {
+            let line = match line {
+                Ok(line) => line,
+                Err(CallError::Disconnected(_)) if follow => {
+                    if shown.begin_again() {
+                        // All that is kept: what came in between is among it.
+                        request.tail = 0;
+                    }
+                    continue 'connection;
+                }
+                Err(error) => return Err(explain(error)),
+            };
+            if shown.has(&line) {
+                continue;
+            }
+            match format {
+                Format::Json => print_json(&Record::from(&line))?,
+                Format::Table => print(&readable(&line))?,
+            }
         }
+        return Ok(());
     }
-    Ok(())
+}
+
+/// Which lines were shown: all up to a time, and so many of exactly that time.
+#[derive(Debug, Default)]
+struct Shown {
+    time_ms: u64,
+    of_that_time: usize,
+    /// Of a new connection that still repeats: how many of exactly that time it had so far.
+    repeated: Option<usize>,
+}
+
+impl Shown {
+    /// The next lines come from a new connection. False when none was shown yet.
+    fn begin_again(&mut self) -> bool {
+        self.repeated = (self.of_that_time > 0).then_some(0);
+        self.repeated.is_some()
+    }
+
+    /// Whether this line, the next of its connection, was shown already; if not, it is shown now.
+    fn has(&mut self, line: &LogLine) -> bool {
+        if let Some(repeated) = &mut self.repeated {
+            if line.time_ms < self.time_ms {
+                return true;
+            }
+            if line.time_ms == self.time_ms && *repeated < self.of_that_time {
+                *repeated += 1;
+                return true;
+            }
+            self.repeated = None;
+        }
+        if line.time_ms != self.time_ms {
+            (self.time_ms, self.of_that_time) = (line.time_ms, 0);
+        }
+        self.of_that_time += 1;
+        false
+    }
 }
 
 /// A line for programs: what the component wrote, as JSON where it is JSON.
@@ -103,6 +157,30 @@ mod tests {
     fn escape_sequences_in_a_message_do_not_reach_the_terminal() {
         let shown = readable(&line(r#"{"level":"INFO","message":"\u001b[2Jgone"}"#));
         assert!(!shown.contains('\u{1b}'), "{shown:?}");
+    }
+
+    #[test]
+    fn line_is_shown_once_over_connections() {
+        let at = |time_ms| LogLine { time_ms, ..LogLine::default() };
+        let mut shown = Shown::default();
+        let mut pass = |times: &[u64], again: bool| -> Vec<u64> {
+            if again {
+                shown.begin_again();
+            }
+            times.iter().copied().filter(|time| !shown.has(&at(*time))).collect()
+        };
+        assert_eq!(pass(&[5, 7, 7], false), [5, 7, 7]);
+        assert_eq!(pass(&[5, 7, 7, 7, 9], true), [7, 9], "one line of that time came in between");
+        assert_eq!(pass(&[8], false), [8], "a clock that was set back hides nothing");
+        assert_eq!(pass(&[9, 10], true), [9, 10], "a new supervisor has new lines only");
+        assert_eq!(pass(&[], true), [0_u64; 0]);
+    }
+
+    #[test]
+    fn nothing_shown_yet_hides_nothing() {
+        let mut shown = Shown::default();
+        assert!(!shown.begin_again());
+        assert!(!shown.has(&LogLine::default()));
     }
 
     #[test]

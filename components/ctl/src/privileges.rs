@@ -162,25 +162,22 @@ fn detail(process: &ProcessPrivileges, verbose: bool, paint: Paint) -> String {
     text
 }
 
-/// What adds to the score, the largest first; then what is closed.
+/// What adds to the score, the largest first; JSON has also what is closed.
 fn exposures(exposures: &[Exposure], paint: Paint) -> String {
-    let mut sorted: Vec<&Exposure> = exposures.iter().collect();
-    sorted.sort_by(|a, b| b.exposure.total_cmp(&a.exposure));
-    let mut table = Table::new(&["", "EXPOSURE", "NAME", "DESCRIPTION"]);
-    for exposure in sorted {
-        let (sign, look, points) = if exposure.exposure > 0.0 {
-            ("✗", Look::Bad, format!("{:.1}", exposure.exposure))
-        } else {
-            ("✓", Look::Good, String::new())
+    let (mut open, closed): (Vec<&Exposure>, Vec<_>) =
+        exposures.iter().partition(|exposure| exposure.exposure > 0.0);
+    open.sort_by(|a, b| b.exposure.total_cmp(&a.exposure));
+    let mut table = Table::new(&["EXPOSURE", "NAME", "DESCRIPTION"]);
+    for exposure in open {
+        let points = match exposure.exposure {
+            ..0.05 => "<0.1".to_owned(),
+            points => format!("{points:.1}"),
         };
-        table.row(vec![
-            Cell::new(sign).look(look),
-            Cell::number(points),
-            Cell::new(&exposure.name),
-            Cell::new(&exposure.description),
-        ]);
+        table.row(vec![Cell::number(points), Cell::new(&exposure.name), Cell::new(&exposure.description)]);
     }
-    table.render(paint, None)
+    let mut text = table.render(paint, None);
+    let _ = writeln!(text, "closed: {}", plural(closed.len(), "item"));
+    text
 }
 
 #[derive(Debug, Serialize)]
@@ -319,10 +316,11 @@ mod tests {
     }
 
     #[test]
-    fn exposures_come_largest_first_and_closed_ones_last() {
+    fn exposures_come_largest_first_and_closed_ones_are_counted() {
         let text = exposures(&edged().exposures, Paint::NONE);
         let at = |name: &str| text.find(name).unwrap();
-        assert!(at("PrivateNetwork=") < at("User=") && at("User=") < at("PrivateTmp="), "{text}");
+        assert!(at("PrivateNetwork=") < at("User=") && !text.contains("PrivateTmp="), "{text}");
+        assert!(text.ends_with("closed: 1 item\n"), "{text}");
     }
 
     #[test]
