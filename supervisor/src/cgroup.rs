@@ -238,20 +238,17 @@ fn unified(place: &Place, name: &str) -> Result<Cgroups, String> {
     };
     let own = own.unwrap_or(&place.own);
     let made = make_unified(own, name);
-    match made {
-        Ok((base, available)) if !available.is_empty() || own == place.mount => {
-            Ok(Cgroups::V2 { base, available })
-        }
-        // Strangers share our group, or nothing is handed down to it: the root may have both.
-        _ if own != place.mount => match (make_unified(&place.mount, name), made) {
-            (Ok((base, available)), _) | (Err(_), Ok((base, available))) => {
-                Ok(Cgroups::V2 { base, available })
-            }
-            (Err(_), Err(why)) => Err(why),
-        },
-        Ok(_) => Err("no cgroup".to_owned()),
-        Err(why) => Err(why),
+    if own == place.mount || made.as_ref().is_ok_and(|(_, available)| !available.is_empty()) {
+        return made.map(|(base, available)| Cgroups::V2 { base, available });
     }
+    // Strangers share our group, or nothing is handed down to it: at the root it may be otherwise.
+    let (base, available) = make_unified(&place.mount, name).or(made)?;
+    if !base.starts_with(own) {
+        // We have left it again.
+        let _ = fs::remove_dir(own.join(name).join(LEAF));
+        let _ = fs::remove_dir(own.join(name));
+    }
+    Ok(Cgroups::V2 { base, available })
 }
 
 fn make_unified(parent: &Path, name: &str) -> Result<(PathBuf, Vec<Controller>), String> {

@@ -5,7 +5,8 @@
 //! all other descriptors the new program finds through [`VARIABLE`]. The new program is first run with `--check
 //! --accepts-handover N` ([`CheckedBy`]); only one that accepts manifest and hand-over gets the process.
 //!
-//! What is lost: connections to the control socket, and answers to requests that wait on them.
+//! What is lost: connections to the control socket, and answers to requests that wait on them. A new program that was
+//! checked and fails nevertheless ends the process, and the components with it; whoever started us starts anew.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use ipc::Fail;
 use launch::{CapabilitySet, Confinement, Exit, Launch, Process};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
 use prost::Message as _;
 use proto::control::{ControlError, LinkReport};
 use tokio::io::AsyncReadExt as _;
@@ -161,11 +162,16 @@ impl Supervisor<'_> {
                 dismiss(saved, kept);
                 continue;
             };
+            let pid = saved.running.as_ref().map(|running| running.pid);
             match self.parts[index].resume(saved, clock, kept) {
                 Ok(None) => {}
                 Ok(Some((output, unfinished))) => self.watch(index, output, unfinished),
                 Err(error) => {
                     tracing::error!(component = name, %error, "could not take over a component: it is started anew");
+                    // Ours, and not reaped: the number still names it.
+                    if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) {
+                        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                    }
                 }
             }
         }
