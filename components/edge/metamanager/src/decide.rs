@@ -6,10 +6,14 @@
 //!    uid and carries an older version is about an earlier object of that name, and is ignored.
 //! 2. A delete of another uid, or of nothing, is ignored.
 //! 3. A put without a version (0) always counts, unless it says what is stored already.
-//! 4. A put of the same object counts when its version is newer. Versions of one cluster rise across objects, so a put
-//!    of another uid replaces the object when its version is not older, and is a late message otherwise.
-//! 5. A put of a uid that was deleted counts again only from the version it had: a late message does not raise the dead,
-//!    but a cloud that took an object off the node may put the unchanged object back.
+//! 4. A put of the same object counts when its version is newer.
+//! 5. A put of another uid is a new object of that name, even at a lower version: a cloud that was set up anew or moved
+//!    counts from the start. Only a uid that has ended here is a late message, for no uid is given twice.
+//! 6. A put of a uid that was deleted, while nothing has its name, counts again only from the version it had: a late
+//!    message does not raise the dead, but a cloud that took an object off the node may put the unchanged object back.
+//! 7. The cloud's answer that it has no such object ends what was stored when it was asked, and nothing newer.
+//!
+//! Ended uids are remembered within the bounds of `store::objects`; a message that is later than that is taken for news.
 
 use crate::object::Json;
 
@@ -43,7 +47,7 @@ pub(crate) enum Decision {
     Delete,
 }
 
-/// Decides what `said` does to `stored`. `buried` is the version at which this uid was deleted here, if it was.
+/// Decides what `said` does to `stored`. `buried` is the version at which the uid of `said` ended here, if it did.
 pub(crate) fn decide(stored: Option<Stored<'_>>, buried: Option<u64>, said: Said<'_>) -> Decision {
     let older_than = |version: u64| said.resource_version != 0 && said.resource_version < version;
     let Some(json) = said.json else {
@@ -60,7 +64,7 @@ pub(crate) fn decide(stored: Option<Stored<'_>>, buried: Option<u64>, said: Said
     match stored {
         None => Decision::Put,
         Some(stored) if !same(stored.uid, said.uid) => {
-            if older_than(stored.resource_version) {
+            if buried.is_some() {
                 Decision::Keep
             } else {
                 Decision::Replace
@@ -82,6 +86,12 @@ pub(crate) fn decide(stored: Option<Stored<'_>>, buried: Option<u64>, said: Said
     }
 }
 
+/// Whether the cloud's answer that it has no such object, asked for at revision `asked_at`, ends the one that was last
+/// changed at `changed_at`. One that came meanwhile may be newer than the answer.
+pub(crate) fn ends_as_absent(changed_at: u64, asked_at: u64) -> bool {
+    changed_at <= asked_at
+}
+
 fn same(stored: &str, said: &str) -> bool {
     stored == said || stored.is_empty() || said.is_empty()
 }
@@ -96,70 +106,118 @@ mod tests {
         Json(text.to_owned().into())
     }
 
-    /// Stored uid `a` at version 5 meets a put.
-    fn put(uid: &str, resource_version: u64) -> Decision {
-        let (old, new) = (json("old"), json("new"));
-        let stored = Stored { uid: "a", resource_version: 5, json: &old };
-        decide(Some(stored), None, Said { uid, resource_version, json: Some(&new) })
+    /// One row of a table: what is stored (uid, version, body), at which version the uid said has ended, what is said,
+    /// and what is to come of it.
+    type Row<'a> = (Option<(&'a str, u64, &'a str)>, Option<u64>, (&'a str, u64, Option<&'a str>), Decision);
+
+    fn check(table: &[Row<'_>]) {
+        for row in table {
+            let (stored, buried, (uid, resource_version, said), expected) = *row;
+            let (old, new) = (json(stored.map_or("", |(_, _, body)| body)), said.map(json));
+            let stored =
+                stored.map(|(uid, resource_version, _)| Stored { uid, resource_version, json: &old });
+            let said = Said { uid, resource_version, json: new.as_ref() };
+            assert_eq!(decide(stored, buried, said), expected, "{row:?}");
+        }
     }
 
-    /// Stored uid `a` at version 5 meets a delete.
-    fn delete(uid: &str, resource_version: u64) -> Decision {
-        let old = json("old");
-        let stored = Stored { uid: "a", resource_version: 5, json: &old };
-        decide(Some(stored), None, Said { uid, resource_version, json: None })
+    const A5: Option<(&str, u64, &str)> = Some(("a", 5, "old"));
+    const NAMELESS5: Option<(&str, u64, &str)> = Some(("", 5, "old"));
+    const PUT: Option<&str> = Some("new");
+    const DELETE: Option<&str> = None;
+
+    #[test]
+    fn first_put_is_stored() {
+        check(&[
+            (None, None, ("a", 5, PUT), Decision::Put),
+            (None, None, ("a", 0, PUT), Decision::Put),
+            (None, None, ("", 0, PUT), Decision::Put),
+        ]);
     }
 
     #[test]
     fn newer_version_is_stored_and_older_or_equal_is_not() {
-        assert_eq!(put("a", 6), Decision::Put);
-        assert_eq!(put("a", 5), Decision::Keep);
-        assert_eq!(put("a", 4), Decision::Keep);
+        check(&[
+            (A5, None, ("a", 6, PUT), Decision::Put),
+            (A5, None, ("a", 5, PUT), Decision::Keep),
+            (A5, None, ("a", 4, PUT), Decision::Keep),
+            (A5, None, ("", 6, PUT), Decision::Put),
+            (A5, None, ("", 4, PUT), Decision::Keep),
+            (NAMELESS5, None, ("a", 6, PUT), Decision::Put),
+            (NAMELESS5, None, ("a", 4, PUT), Decision::Keep),
+        ]);
     }
 
     #[test]
-    fn unversioned_put_always_counts_unless_it_changes_nothing() {
-        assert_eq!(put("a", 0), Decision::Put);
-        let body = json("body");
-        let stored = Stored { uid: "a", resource_version: 0, json: &body };
-        let said = Said { uid: "a", resource_version: 0, json: Some(&body) };
-        assert_eq!(decide(Some(stored), None, said), Decision::Keep);
+    fn unversioned_put_counts_unless_it_changes_nothing() {
+        check(&[
+            (A5, None, ("a", 0, PUT), Decision::Put),
+            (Some(("a", 0, "old")), None, ("a", 0, PUT), Decision::Put),
+            (Some(("a", 0, "new")), None, ("a", 0, PUT), Decision::Keep),
+        ]);
     }
 
     #[test]
-    fn recreated_object_replaces_and_a_late_put_of_an_earlier_one_does_not() {
-        assert_eq!(put("b", 6), Decision::Replace);
-        assert_eq!(put("b", 0), Decision::Replace);
-        assert_eq!(put("b", 4), Decision::Keep);
+    fn new_uid_is_a_new_object_at_any_version() {
+        check(&[
+            (A5, None, ("b", 6, PUT), Decision::Replace),
+            (A5, None, ("b", 5, PUT), Decision::Replace),
+            (A5, None, ("b", 1, PUT), Decision::Replace),
+            (A5, None, ("b", 0, PUT), Decision::Replace),
+        ]);
+    }
+
+    #[test]
+    fn uid_that_ended_does_not_take_its_name_back_from_another() {
+        check(&[
+            (A5, Some(3), ("b", 4, PUT), Decision::Keep),
+            (A5, Some(3), ("b", 9, PUT), Decision::Keep),
+            (A5, Some(3), ("b", 0, PUT), Decision::Keep),
+        ]);
     }
 
     #[test]
     fn delete_of_the_same_uid_counts_at_any_version() {
-        assert_eq!(delete("a", 9), Decision::Delete);
-        assert_eq!(delete("a", 4), Decision::Delete);
-        assert_eq!(delete("a", 0), Decision::Delete);
+        check(&[
+            (A5, None, ("a", 9, DELETE), Decision::Delete),
+            (A5, None, ("a", 4, DELETE), Decision::Delete),
+            (A5, None, ("a", 0, DELETE), Decision::Delete),
+        ]);
     }
 
     #[test]
-    fn delete_of_another_uid_is_ignored() {
-        assert_eq!(delete("b", 9), Decision::Keep);
+    fn delete_of_another_uid_or_of_nothing_is_ignored() {
+        check(&[
+            (A5, None, ("b", 9, DELETE), Decision::Keep),
+            (A5, None, ("b", 0, DELETE), Decision::Keep),
+            (None, None, ("a", 9, DELETE), Decision::Keep),
+        ]);
     }
 
     #[test]
     fn delete_without_uid_counts_unless_its_version_is_of_an_earlier_object() {
-        assert_eq!(delete("", 0), Decision::Delete);
-        assert_eq!(delete("", 5), Decision::Delete);
-        assert_eq!(delete("", 4), Decision::Keep);
+        check(&[
+            (A5, None, ("", 0, DELETE), Decision::Delete),
+            (A5, None, ("", 5, DELETE), Decision::Delete),
+            (A5, None, ("", 4, DELETE), Decision::Keep),
+        ]);
     }
 
     #[test]
     fn late_put_does_not_raise_a_deleted_object_and_the_same_version_does() {
-        let body = json("body");
-        let again =
-            |resource_version| decide(None, Some(5), Said { uid: "a", resource_version, json: Some(&body) });
-        assert_eq!(again(4), Decision::Keep);
-        assert_eq!(again(5), Decision::Put);
-        assert_eq!(again(0), Decision::Put);
+        check(&[
+            (None, Some(5), ("a", 4, PUT), Decision::Keep),
+            (None, Some(5), ("a", 5, PUT), Decision::Put),
+            (None, Some(5), ("a", 6, PUT), Decision::Put),
+            (None, Some(5), ("a", 0, PUT), Decision::Put),
+        ]);
+    }
+
+    #[test]
+    fn absence_ends_what_was_stored_when_it_was_asked_for() {
+        assert!(ends_as_absent(4, 5));
+        assert!(ends_as_absent(5, 5));
+        assert!(!ends_as_absent(6, 5));
     }
 
     proptest! {

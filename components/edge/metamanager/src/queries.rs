@@ -34,9 +34,22 @@ pub(crate) struct Queries(Mutex<State>);
 #[derive(Debug)]
 struct State {
     next: u64,
-    pending: HashMap<u64, oneshot::Sender<Answer>>,
+    pending: HashMap<u64, Pending>,
     way_out: Option<WayOut>,
     connected: bool,
+}
+
+#[derive(Debug)]
+struct Pending {
+    answer: oneshot::Sender<Answer>,
+    about: Option<About>,
+}
+
+/// What a plain get asked for, and the revision the store had before it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct About {
+    pub(crate) key: Key,
+    pub(crate) asked_at: u64,
 }
 
 #[derive(Debug)]
@@ -66,9 +79,9 @@ impl Queries {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks, and waits. Dropping the future withdraws the question.
-    pub(crate) async fn ask(&self, key: Key, json: Json) -> Answer {
-        let (asked, answer) = self.send(key, json)?;
+    /// Asks, and waits. Dropping the future withdraws the question. `asked_at` is the store's revision by now.
+    pub(crate) async fn ask(&self, key: Key, json: Json, asked_at: u64) -> Answer {
+        let (asked, answer) = self.send(key, json, asked_at)?;
         // Whoever takes a question out of the table answers it, so this cannot fail.
         let answer = answer.await.unwrap_or_else(|_| Err(offline("the question was dropped")));
         drop(asked);
@@ -79,6 +92,7 @@ impl Queries {
         &self,
         key: Key,
         json: Json,
+        asked_at: u64,
     ) -> Result<(Asked<'_>, oneshot::Receiver<Answer>), Fail<MetaManagerError>> {
         let mut state = self.state();
         if !state.connected {
@@ -89,6 +103,8 @@ impl Queries {
             return Err(Fail::new(MetaManagerError::Refused, message));
         }
         let seq = state.next | QUESTION;
+        // What comes with a body is a request for something else, of which the object is only the subject.
+        let about = json.0.is_empty().then(|| About { key: key.clone(), asked_at });
         let sent = match &state.way_out {
             None => return Err(offline("edgehub takes nothing")),
             Some(way_out) => way_out.questions.try_send(Question { seq, key, json }),
@@ -96,17 +112,22 @@ impl Queries {
         if sent.is_err() {
             return Err(offline("edgehub takes nothing more"));
         }
-        let (sender, receiver) = oneshot::channel();
+        let (answer, receiver) = oneshot::channel();
         state.next = state.next.wrapping_add(1);
-        state.pending.insert(seq, sender);
+        state.pending.insert(seq, Pending { answer, about });
         Ok((Asked { queries: self, seq }, receiver))
     }
 
     /// Answers a question, if someone still waits for it.
     pub(crate) fn answer(&self, seq: u64, answer: Answer) {
         if let Some(waiting) = self.state().pending.remove(&seq) {
-            let _ = waiting.send(answer);
+            let _ = waiting.answer.send(answer);
         }
+    }
+
+    /// What a question asks for, if someone still waits for it and it is a plain get.
+    pub(crate) fn about(&self, seq: u64) -> Option<About> {
+        self.state().pending.get(&seq).and_then(|pending| pending.about.clone())
     }
 
     /// Whether someone waits for this answer.
@@ -141,7 +162,7 @@ impl Queries {
 impl State {
     fn fail_all(&mut self, why: &str) {
         for (_, waiting) in self.pending.drain() {
-            let _ = waiting.send(Err(offline(why)));
+            let _ = waiting.answer.send(Err(offline(why)));
         }
     }
 }
@@ -214,7 +235,7 @@ mod tests {
 
     fn ask(queries: &Queries) -> Result<(Asked<'_>, oneshot::Receiver<Answer>), Fail<MetaManagerError>> {
         let key = Key { kind: "pod".into(), namespace: String::new(), name: "a".into() };
-        queries.send(key, Json(Bytes::new()))
+        queries.send(key, Json(Bytes::new()), 0)
     }
 
     #[test]

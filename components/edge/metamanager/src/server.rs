@@ -12,8 +12,8 @@ use proto::metamanager::{
 };
 use tokio::sync::{broadcast, watch};
 
-use crate::object::{Change, Slot};
-use crate::queries::{Queries, is_question};
+use crate::object::{Change, Key, Slot};
+use crate::queries::{About, Queries, is_question};
 use crate::store::{Store, StoreError};
 use crate::watch::{DELIVERIES, News};
 use crate::{convert, outgoing};
@@ -23,6 +23,9 @@ const MESSAGE: usize = 4096;
 
 /// Kinds whose answers are for the caller alone.
 const NEVER_STORED: &str = "serviceaccounttoken";
+
+/// The code of an answer that the cloud has no such object.
+const ABSENT: u32 = 404;
 
 type Result<T> = std::result::Result<T, Fail<MetaManagerError>>;
 
@@ -44,7 +47,8 @@ impl State {
         }
     }
 
-    /// Commits the object in an answer, and then answers.
+    /// Commits what an answer says, and then answers: the object in it is stored; one that the cloud does not have is
+    /// removed. No other refusal says anything about the object.
     async fn answered(
         &self,
         seq: u64,
@@ -58,10 +62,26 @@ impl State {
                 let about = change.key.clone();
                 self.store.apply(vec![change]).await.map_err(|error| storage(&about, &error)).map(drop)
             }
-            _ => Ok(()),
+            _ => match self.queries.about(seq).filter(|_| code == ABSENT) {
+                Some(About { key, asked_at }) => self.forget(key, asked_at).await,
+                None => Ok(()),
+            },
         };
         self.queries.answer(seq, stored.clone().and_then(|()| outcome(code, message).map(|()| json)));
         stored
+    }
+
+    async fn forget(&self, key: Key, asked_at: u64) -> Result<()> {
+        let about = key.clone();
+        match self.store.absent(key, asked_at).await {
+            Ok(removed) => {
+                if removed {
+                    tracing::info!(object = %about, "the cloud does not have the object any more: removed");
+                }
+                Ok(())
+            }
+            Err(error) => Err(storage(&format_args!("removal of {about}"), &error)),
+        }
     }
 }
 
@@ -147,7 +167,7 @@ impl MetaManager for State {
 
     async fn query(&self, _: &Peer, request: QueryRequest) -> Result<QueryReply> {
         let (key, json) = convert::query(request)?;
-        let json = self.queries.ask(key, json).await?;
+        let json = self.queries.ask(key, json, self.store.revision()).await?;
         Ok(QueryReply { json })
     }
 
@@ -172,7 +192,7 @@ fn outcome(code: u32, message: String) -> Result<()> {
     match code {
         code if is_success(code) => Ok(()),
         403 => Err(Fail::new(MetaManagerError::Forbidden, message)),
-        404 => Err(Fail::new(MetaManagerError::NotFound, message)),
+        ABSENT => Err(Fail::new(MetaManagerError::NotFound, message)),
         _ => Err(Fail::new(MetaManagerError::Refused, format!("{message} (code {code})"))),
     }
 }

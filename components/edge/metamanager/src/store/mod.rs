@@ -117,6 +117,11 @@ impl Store {
         self.set_aside.as_deref()
     }
 
+    /// The newest committed revision.
+    pub(crate) fn revision(&self) -> u64 {
+        *self.signals.revision.borrow()
+    }
+
     /// Follows the newest committed revision.
     pub(crate) fn revisions(&self) -> watch::Receiver<u64> {
         self.signals.revision.subscribe()
@@ -146,6 +151,12 @@ impl Store {
                 |_| {},
             )
             .await
+    }
+
+    /// Commits that the cloud, asked for `key` when this store was at revision `asked_at`, does not have it.
+    pub(crate) async fn absent(&self, key: Key, asked_at: u64) -> Result<bool, StoreError> {
+        let now = unix_seconds();
+        self.writer.call(move |connection| objects::absent(connection, &key, asked_at, now), |_| {}).await
     }
 
     pub(crate) async fn get(&self, key: Key) -> Result<Option<Object>, StoreError> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
-use crate::decide::{Decision, Said, Stored, decide};
+use crate::decide::{Decision, Said, Stored, decide, ends_as_absent};
 use crate::object::{Change, Event, Json, Key, Object};
 
 /// Deletes that are remembered for watchers that come back and for late messages.
@@ -80,15 +80,23 @@ pub(super) fn apply(connection: &Connection, changes: &[Change], now: i64) -> ru
             json: &object.json,
         });
         let decision = decide(known, deleted_version(connection, change)?, said);
-        if matches!(decision, Decision::Replace | Decision::Delete)
-            && let Some(object) = &stored
-        {
-            bury(connection, object, change, decision, now)?;
-            buried = true;
-        }
-        match (decision, &change.json) {
-            (Decision::Put | Decision::Replace, Some(json)) => put(connection, change, json)?,
-            (Decision::Delete, _) => remove(connection, &change.key)?,
+        match (decision, &change.json, &stored) {
+            (Decision::Put, Some(json), stored) => {
+                // A message without a uid does not take away the one that is known.
+                let known = stored.as_ref().filter(|_| change.uid.is_empty());
+                put(connection, change, known.map_or(&change.uid, |object| &object.uid), json)?;
+            }
+            (Decision::Replace, Some(json), Some(old)) => {
+                bury(connection, old, old.resource_version, now)?;
+                put(connection, change, &change.uid, json)?;
+                buried = true;
+            }
+            (Decision::Delete, _, Some(old)) => {
+                // The version is the delete's own where it has one: everything older is late.
+                bury(connection, old, old.resource_version.max(change.resource_version), now)?;
+                remove(connection, &change.key)?;
+                buried = true;
+            }
             _ => continue,
         }
         counted += 1;
@@ -97,6 +105,18 @@ pub(super) fn apply(connection: &Connection, changes: &[Change], now: i64) -> ru
         compact(connection, now)?;
     }
     Ok(counted)
+}
+
+/// Removes an object that the cloud, asked for it at revision `asked_at`, does not have. Returns whether it was here.
+pub(super) fn absent(connection: &Connection, key: &Key, asked_at: u64, now: i64) -> rusqlite::Result<bool> {
+    let Some(object) = get(connection, key)?.filter(|object| ends_as_absent(object.revision, asked_at))
+    else {
+        return Ok(false);
+    };
+    bury(connection, &object, object.resource_version, now)?;
+    remove(connection, key)?;
+    compact(connection, now)?;
+    Ok(true)
 }
 
 pub(super) fn page(connection: &Connection, cursor: Cursor, kinds: &[String]) -> rusqlite::Result<Paged> {
@@ -167,7 +187,7 @@ fn next_revision(connection: &Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get(0))
 }
 
-fn put(connection: &Connection, change: &Change, json: &Json) -> rusqlite::Result<()> {
+fn put(connection: &Connection, change: &Change, uid: &str, json: &Json) -> rusqlite::Result<()> {
     let Key { kind, namespace, name } = &change.key;
     let revision = next_revision(connection)?;
     connection
@@ -175,15 +195,7 @@ fn put(connection: &Connection, change: &Change, json: &Json) -> rusqlite::Resul
             "INSERT OR REPLACE INTO objects (revision, kind, namespace, name, uid, resource_version, json)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
-        .execute(params![
-            revision,
-            kind,
-            namespace,
-            name,
-            change.uid,
-            change.resource_version,
-            &json.0[..]
-        ])?;
+        .execute(params![revision, kind, namespace, name, uid, change.resource_version, &json.0[..]])?;
     Ok(())
 }
 
@@ -194,19 +206,9 @@ fn remove(connection: &Connection, key: &Key) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Remembers that an object ended. The version is the delete's own where it has one: everything older is late.
-fn bury(
-    connection: &Connection,
-    object: &Object,
-    change: &Change,
-    decision: Decision,
-    now: i64,
-) -> rusqlite::Result<()> {
+/// Remembers that an object ended, and that messages of its uid older than `version` are late.
+fn bury(connection: &Connection, object: &Object, version: u64, now: i64) -> rusqlite::Result<()> {
     let revision = next_revision(connection)?;
-    let version = match decision {
-        Decision::Delete => object.resource_version.max(change.resource_version),
-        _ => object.resource_version,
-    };
     let json: &[u8] = if SECRET_KINDS.contains(&object.key.kind.as_str()) { b"" } else { &object.json.0 };
     let Key { kind, namespace, name } = &object.key;
     connection
@@ -306,6 +308,43 @@ mod tests {
         apply(&store, &[change("web", "b", 6, Some("{}"))], 0).unwrap();
         assert_eq!(names(&read(&store, Cursor::resume(seen)).unwrap()), ["-web:a", "+web:b"]);
         assert_eq!(names(&read(&store, Cursor::List).unwrap()), ["+web:b"]);
+    }
+
+    #[test]
+    fn recreated_object_of_a_lower_version_is_the_new_one_and_the_old_one_is_gone() {
+        let store = store();
+        apply(&store, &[change("web", "a", 900, Some("{}"))], 0).unwrap();
+        let seen = head(&store);
+        apply(&store, &[change("web", "b", 3, Some("{}"))], 0).unwrap();
+        assert_eq!(names(&read(&store, Cursor::resume(seen)).unwrap()), ["-web:a", "+web:b"]);
+        // What is still on its way about the old one.
+        let late = [change("web", "a", 901, Some("{}")), change("web", "a", 902, None)];
+        assert_eq!(apply(&store, &late, 0).unwrap(), 0);
+        assert_eq!(names(&read(&store, Cursor::List).unwrap()), ["+web:b"]);
+    }
+
+    #[test]
+    fn message_without_a_uid_leaves_the_known_one() {
+        let store = store();
+        apply(&store, &[change("web", "a", 1, Some("{}")), change("web", "", 2, Some("{}"))], 0).unwrap();
+        assert_eq!(names(&read(&store, Cursor::List).unwrap()), ["+web:a"]);
+        assert_eq!(apply(&store, &[change("web", "b", 3, None)], 0).unwrap(), 0);
+    }
+
+    #[test]
+    fn absent_object_ends_unless_it_came_after_the_question() {
+        let store = store();
+        apply(&store, &[change("web", "a", 1, Some("{}"))], 0).unwrap();
+        let key = change("web", "a", 1, None).key;
+        let asked_at = head(&store);
+        apply(&store, &[change("web", "a", 2, Some("{}"))], 0).unwrap();
+        assert!(!absent(&store, &key, asked_at, 0).unwrap());
+        let seen = head(&store);
+        assert!(absent(&store, &key, seen, 0).unwrap());
+        assert!(!absent(&store, &key, head(&store), 0).unwrap());
+        assert_eq!(names(&read(&store, Cursor::resume(seen)).unwrap()), ["-web:a"]);
+        // Back, unchanged.
+        assert_eq!(apply(&store, &[change("web", "a", 2, Some("{}"))], 0).unwrap(), 1);
     }
 
     #[test]
@@ -441,7 +480,13 @@ mod tests {
             match decision {
                 Decision::Keep => {}
                 Decision::Delete => drop(self.objects.remove(&name)),
-                Decision::Put | Decision::Replace => drop(self.objects.insert(name, change.clone())),
+                Decision::Put | Decision::Replace => {
+                    let mut change = change.clone();
+                    if let Some(known) = self.objects.get(&name).filter(|_| change.uid.is_empty()) {
+                        change.uid.clone_from(&known.uid);
+                    }
+                    self.objects.insert(name, change);
+                }
             }
         }
     }

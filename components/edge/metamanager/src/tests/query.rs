@@ -98,6 +98,63 @@ async fn refusals_keep_their_meaning() {
     }
 }
 
+async fn is_stored(client: &MetaManagerClient, kind: &str, name: &str) -> bool {
+    match client.get(GetRequest { key: Some(key(kind, name)) }).await {
+        Ok(_) => true,
+        Err(error) => {
+            assert_eq!(error.code(), Some(MetaManagerError::NotFound), "{error}");
+            false
+        }
+    }
+}
+
+#[tokio::test]
+async fn object_the_cloud_does_not_have_is_removed_and_no_other_refusal_does_that() {
+    let (_rig, hub, edged, mut items) = online().await;
+    apply(&hub, vec![put("configmap", "settings", 3, "{data}")]).await;
+    for status in [400, 401, 403, 409, 410, 500, 503, 504] {
+        let asked = ask(&edged, "configmap", "settings");
+        let seq = question(&mut items, "settings").await;
+        delivered(&hub, seq, status, "", None).await;
+        code(asked).await;
+        assert!(is_stored(&edged, "configmap", "settings").await, "code {status}");
+    }
+    let mut events = watch(&edged, &["configmap"], 0).await;
+    assert_eq!(shorts(&mut events, 2).await, ["+settings", "bookmark"]);
+    let asked = ask(&edged, "configmap", "settings");
+    let seq = question(&mut items, "settings").await;
+    delivered(&hub, seq, 404, "", None).await;
+    assert_eq!(code(asked).await, MetaManagerError::NotFound);
+    assert!(!is_stored(&edged, "configmap", "settings").await);
+    assert_eq!(shorts(&mut events, 1).await, ["-settings"]);
+}
+
+#[tokio::test]
+async fn object_that_came_after_the_question_is_newer_than_its_absence() {
+    let (_rig, hub, edged, mut items) = online().await;
+    let asked = ask(&edged, "configmap", "settings");
+    let seq = question(&mut items, "settings").await;
+    apply(&hub, vec![put("configmap", "settings", 3, "{data}")]).await;
+    delivered(&hub, seq, 404, "", None).await;
+    assert_eq!(code(asked).await, MetaManagerError::NotFound);
+    assert!(is_stored(&edged, "configmap", "settings").await);
+}
+
+#[tokio::test]
+async fn refusal_of_a_request_with_a_body_says_nothing_of_the_object() {
+    let (_rig, hub, edged, mut items) = online().await;
+    apply(&hub, vec![put("pod", "web", 3, "{}")]).await;
+    let request = QueryRequest { key: Some(key("pod", "web")), json: "{request}".into() };
+    let asked = tokio::spawn({
+        let edged = edged.clone();
+        async move { edged.query(request).await }
+    });
+    let seq = question(&mut items, "web").await;
+    delivered(&hub, seq, 404, "", None).await;
+    assert_eq!(code(asked).await, MetaManagerError::NotFound);
+    assert!(is_stored(&edged, "pod", "web").await);
+}
+
 #[tokio::test]
 async fn answers_may_come_in_another_order() {
     let (_rig, hub, edged, mut items) = online().await;
