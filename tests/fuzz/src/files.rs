@@ -21,3 +21,17 @@ pub(crate) fn manifest(bytes: &[u8]) {
         assert!(finding.to_string().starts_with("fuzz.toml"), "a finding that names no file: {finding}");
     }
 }
+
+/// A policy of system calls, beside one it may include; what is free of mistakes can be made a filter.
+pub(crate) fn policy(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (policies, findings) = syscalls::parse(&[("fuzz", text), ("other", "read: frames from links")]);
+    for finding in &findings {
+        assert!(finding.to_string().starts_with("policy/fuzz.policy:"), "a finding that names no line: {finding}");
+    }
+    if findings.is_empty() {
+        let filters = syscalls::filters(policies.get("fuzz"));
+        // Bounded by the kernel, which takes 4096 instructions; this machine may have no table of calls.
+        assert!(!matches!(filters, Ok(filters) if filters.is_empty()), "no filter for a policy");
+    }
+}

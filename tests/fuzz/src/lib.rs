@@ -34,7 +34,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "certificate", run: certificates::certificate },
     Target { name: "certificate-request", run: certificates::request },
     Target { name: "frame", run: bus::frame },
@@ -42,6 +42,7 @@ pub const TARGETS: [Target; 10] = [
     Target { name: "manifest", run: files::manifest },
     Target { name: "message", run: bus::message },
     Target { name: "notice", run: bus::notice },
+    Target { name: "policy", run: files::policy },
     Target { name: "resource-path", run: cloud::resource_path },
     Target { name: "token", run: certificates::token },
     Target { name: "wire", run: cloud::wire },
