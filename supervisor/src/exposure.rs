@@ -19,7 +19,7 @@ use proto::control::{Exposure, Link, ProcessPrivileges};
 
 use self::facts::{Addresses, Facts, Loaded, Places, Raw};
 use self::open::Open;
-use self::privileges::Live;
+use self::privileges::{Granted, Live};
 use crate::manifest;
 use crate::setup::Prepared;
 
@@ -35,11 +35,16 @@ pub fn assess(
 ) -> ProcessPrivileges {
     let loaded = loaded(prepared);
     let live = pid.and_then(|pid| facts(pid, &loaded).map(|facts| (pid, facts, Open::read(pid))));
-    let passing = filter::count_passing(loaded.filters);
-    let known = live.as_ref().map(|(_, facts, open)| Live { facts, open, loaded: &loaded, passing });
+    let known = live.as_ref().map(|(_, facts, open)| Live { facts, open, loaded: &loaded });
     // A checked manifest names no place that cannot be filled in.
     let path = |path: &str| places.fill(path).unwrap_or_else(|_| path.to_owned());
-    let privileges = privileges::privileges(&prepared.name, &prepared.component, &path, links, known);
+    let granted = Granted {
+        name: &prepared.name,
+        component: &prepared.component,
+        path: &path,
+        passing: filter::count_passing(loaded.filters),
+    };
+    let privileges = privileges::privileges(granted, links, known);
     let mut report =
         ProcessPrivileges { component: prepared.name.clone(), privileges, ..ProcessPrivileges::default() };
     if let Some((pid, facts, _)) = live {

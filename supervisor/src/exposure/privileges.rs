@@ -17,19 +17,25 @@ pub struct Live<'a> {
     pub open: &'a Open,
     /// What was loaded into it.
     pub loaded: &'a Loaded<'a>,
+}
+
+/// Whose privileges are listed.
+#[derive(Clone, Copy)]
+pub struct Granted<'a> {
+    /// The component's name.
+    pub name: &'a str,
+    /// Its block in the manifest.
+    pub component: &'a Component,
+    /// Says where a path of the manifest is on this machine.
+    pub path: &'a dyn Fn(&str) -> String,
     /// How many system calls pass its filters.
     pub passing: usize,
 }
 
-/// Lists everything `component` was granted. `path` says where a path of the manifest is on this machine; `links` are all
-/// of the supervisor's. Of a process that does not run nothing is said beyond the grant and its reason.
-pub fn privileges(
-    name: &str,
-    component: &Component,
-    path: &dyn Fn(&str) -> String,
-    links: &[Link],
-    live: Option<Live<'_>>,
-) -> Vec<Privilege> {
+/// Lists everything a component was granted; `links` are all of the supervisor's. Of a process that does not run nothing is
+/// said beyond the grant and its reason.
+pub fn privileges(granted: Granted<'_>, links: &[Link], live: Option<Live<'_>>) -> Vec<Privilege> {
+    let Granted { name, component, path, .. } = granted;
     let mut list = Vec::new();
     let mut add = |kind: Kind, grant: String, why: &str, (enforced_by, used): (String, String)| {
         let (kind, why) = (kind.name().to_owned(), why.to_owned());
@@ -79,14 +85,10 @@ pub fn privileges(
     }
     if !unrestricted {
         let policy = component.syscalls.as_deref().unwrap_or(name);
-        let state = live.map_or_else(unknown, |live| {
-            let filtered = live.facts.calls.filtered;
-            (
-                word(filtered, "seccomp"),
-                if filtered { format!("{} calls pass", live.passing) } else { String::new() },
-            )
-        });
-        add(Kind::Syscalls, format!("{policy}.policy"), "one reason for each call, in the file", state);
+        let grant = format!("{} calls ({policy}.policy)", granted.passing);
+        let state =
+            live.map_or_else(unknown, |live| (word(live.facts.calls.filtered, "seccomp"), String::new()));
+        add(Kind::Syscalls, grant, "one reason for each call, in the file", state);
     }
     list
 }
@@ -267,17 +269,22 @@ mod tests {
             .unwrap_or_else(|| panic!("{grant}: {list:?}"))
     }
 
+    fn list(links: &[Link], live: Option<Live<'_>>) -> Vec<Privilege> {
+        let component = hub();
+        privileges(Granted { name: "hub", component: &component, path: &path, passing: 7 }, links, live)
+    }
+
     fn live_list(open: &Open, links: &[Link]) -> Vec<Privilege> {
         let landlock = Landlock { files: true, connect_tcp: true, ..Landlock::default() };
         let loaded = Loaded { landlock: Some(&landlock), ..Loaded::default() };
         let facts = facts();
-        let live = Live { facts: &facts, open, loaded: &loaded, passing: 0 };
-        privileges("hub", &hub(), &path, links, Some(live))
+        let live = Live { facts: &facts, open, loaded: &loaded };
+        list(links, Some(live))
     }
 
     #[test]
     fn every_grant_has_its_reason() {
-        let list = privileges("hub", &hub(), &path, &[], None);
+        let list = list(&[], None);
         let kinds: Vec<&str> = list.iter().map(|one| one.kind.as_str()).collect();
         assert_eq!(kinds, ["user", "group", "network", "read", "call", "call", "listen", "syscalls"]);
         assert!(list.iter().all(|one| !one.why.is_empty()), "{list:?}");
@@ -285,7 +292,7 @@ mod tests {
 
     #[test]
     fn nothing_is_claimed_of_a_process_that_does_not_run() {
-        let list = privileges("hub", &hub(), &path, &[link(Vec::new())], None);
+        let list = list(&[link(Vec::new())], None);
         assert!(list.iter().all(|one| one.enforced_by.is_empty() && one.used.is_empty()), "{list:?}");
     }
 
