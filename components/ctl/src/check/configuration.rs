@@ -11,6 +11,8 @@ pub(super) struct Configuration {
     pub(super) errors: Vec<String>,
     /// Keys without effect.
     pub(super) ignored: usize,
+    /// Users of components that read the file, and may not.
+    pub(super) unreadable_by: Vec<String>,
     pub(super) manifest: String,
     pub(super) manifest_errors: Vec<String>,
     /// Programs that are not there or cannot be run.
@@ -56,6 +58,14 @@ pub(super) fn judge(side: Side, configuration: &Configuration) -> Vec<Finding> {
         ),
         (Seen::Yes(()), None) => Finding::ok("config.file", file),
     }];
+    if !configuration.unreadable_by.is_empty() {
+        findings.push(Finding::error(
+            "config.readable",
+            format!("{file} is not readable by {}", configuration.unreadable_by.join(", ")),
+            "components read it as their own users, and do not start without it",
+            format!("chmod 0644 {file}, and 0755 its folder; keep the join token apart, in apiary.tokenFile"),
+        ));
+    }
     findings.push(match configuration.manifest_errors.first() {
         None => Finding::ok("config.manifest", &configuration.manifest),
         Some(error) => Finding::error(
@@ -119,6 +129,7 @@ mod tests {
             there: Seen::Yes(()),
             errors: Vec::new(),
             ignored: 0,
+            unreadable_by: Vec::new(),
             manifest: "edge.toml".into(),
             manifest_errors: Vec::new(),
             programs_missing: Vec::new(),
@@ -144,6 +155,12 @@ mod tests {
         assert_eq!(findings[0].severity, Severity::Error);
         assert_eq!(findings[0].found, "heartbeat is 0 (and 1 more)");
         assert!(findings[0].fix.starts_with("edgectl config check"));
+    }
+
+    #[test]
+    fn file_its_readers_cannot_read_is_an_error() {
+        let findings = judge(Side::Edge, &Configuration { unreadable_by: vec!["edge-hub".into()], ..good() });
+        assert_eq!((findings[1].id, findings[1].severity), ("config.readable", Severity::Error));
     }
 
     #[test]

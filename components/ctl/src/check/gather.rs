@@ -49,7 +49,7 @@ pub(super) async fn facts(side: Side, socket: Option<PathBuf>, given: &Places) -
         None => None,
     };
     let hub = match edge {
-        Some(edge) => Some(network::hub(edge, &settings).await),
+        Some(edge) => Some(network::hub(edge, &settings, single_uid.is_some()).await),
         None => None,
     };
     let cluster = match yaml.cloud() {
@@ -58,7 +58,7 @@ pub(super) async fn facts(side: Side, socket: Option<PathBuf>, given: &Places) -
     };
     Ok(Facts {
         running,
-        configuration: settings::configuration(side, &settings, &yaml, &manifest),
+        configuration: settings::configuration(side, &settings, &yaml, &manifest, single_uid.is_some()),
         kernel: machine::kernel(),
         cgroup: machine::cgroup(),
         cni: runtime.as_ref().map(runtime::cni),

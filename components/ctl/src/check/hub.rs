@@ -42,7 +42,14 @@ pub(super) enum Token {
     Absent,
     NoFile(String),
     Hidden(String),
-    Malformed { place: String, problem: String },
+    Malformed {
+        place: String,
+        problem: String,
+    },
+    /// edgehub's user may not read the file.
+    Unreadable(String),
+    /// Any user of this machine may read it.
+    Exposed(String),
     Good(String),
 }
 
@@ -147,6 +154,18 @@ fn join(hub: &Hub) -> Finding {
         Token::NoFile(file) => {
             Finding::error(id, format!("apiary.tokenFile {file} does not exist"), why, fix)
         }
+        Token::Unreadable(file) => Finding::error(
+            id,
+            format!("{file} is not readable by user edge-hub"),
+            why,
+            format!("chown edge-hub: {file} && chmod 0400 {file}"),
+        ),
+        Token::Exposed(place) => Finding::warning(
+            id,
+            format!("every user of this machine can read the join token in {place}"),
+            "whoever has it can join as a node of any name while it is valid",
+            "keep it in a file: chown edge-hub: FILE && chmod 0400 FILE, and name that in apiary.tokenFile",
+        ),
         Token::Malformed { place, problem } => {
             Finding::error(id, format!("the join token in {place} is none: {problem}"), why, fix)
         }
@@ -217,6 +236,10 @@ mod tests {
         assert_eq!(find(&hub, "hub.token")[0].severity, Severity::Error);
         hub.token = Token::Good("apiary.tokenFile".into());
         assert_eq!(find(&hub, "hub.token")[0].severity, Severity::Ok);
+        hub.token = Token::Exposed("modules.edgeHub.token".into());
+        assert_eq!(find(&hub, "hub.token")[0].severity, Severity::Warning);
+        hub.token = Token::Unreadable("/t".into());
+        assert_eq!(find(&hub, "hub.token")[0].severity, Severity::Error);
         hub.token = Token::Absent;
         hub.joined = Seen::Hidden;
         assert_eq!(find(&hub, "hub.token")[0].severity, Severity::Unseen);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ const LONGEST_TOKEN: u64 = 16 << 10;
 /// Addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 4;
 
-pub(super) async fn hub(edge: &EdgeCore, settings: &Settings) -> Hub {
+pub(super) async fn hub(edge: &EdgeCore, settings: &Settings, single: bool) -> Hub {
     let configured = &edge.modules.edge_hub;
     let certificates = configured.http_server.strip_prefix("https://").unwrap_or(&configured.http_server);
     let certificates = certificates.split('/').next().unwrap_or_default();
@@ -49,7 +50,7 @@ pub(super) async fn hub(edge: &EdgeCore, settings: &Settings) -> Hub {
         doors,
         nameservers: nameservers.lines().filter(names_server).count(),
         joined: seen(std::fs::metadata(identity)).map(|_| ()),
-        token: token(edge),
+        token: token(edge, settings, single),
     }
 }
 
@@ -116,7 +117,9 @@ async fn door(kind: DoorKind, host: String, port: u16) -> Door {
 }
 
 /// Where edgehub looks for it, in the same order.
-fn token(edge: &EdgeCore) -> Token {
+fn token(edge: &EdgeCore, settings: &Settings, single: bool) -> Token {
+    let inside = edge.apiary.token_file.is_none();
+    let file = edge.apiary.token_file.as_ref().unwrap_or(&settings.config);
     let (place, text) = if let Some(file) = &edge.apiary.token_file {
         let place = file.display().to_string();
         match pki::read_bounded(file, LONGEST_TOKEN) {
@@ -136,9 +139,19 @@ fn token(edge: &EdgeCore) -> Token {
         return Token::Absent;
     }
     match pki::JoinToken::parse(&text) {
+        Ok(_) if std::fs::metadata(file).is_ok_and(|metadata| metadata.mode() & 0o004 != 0) => {
+            Token::Exposed(place)
+        }
+        Ok(_) if !inside && !single && !readable_by_edgehub(file) => Token::Unreadable(place),
         Ok(_) => Token::Good(place),
         Err(problem) => Token::Malformed { place, problem: problem.to_string() },
     }
+}
+
+/// Whether edgehub's user may read it; there is none before the installation.
+fn readable_by_edgehub(file: &Path) -> bool {
+    let user = nix::unistd::User::from_name("edge-hub").ok().flatten();
+    user.is_none_or(|user| super::owned::may_read(file, &user, &[]))
 }
 
 /// What the cloud's components bind, and who is there already.

@@ -116,14 +116,7 @@ fn configured(
     single: bool,
 ) -> Vec<(PathBuf, Wanted)> {
     let config = &settings.config;
-    let mut wanted = Vec::new();
-    let mut trusted = Wanted::trusted(FileKind::File, chief.clone(), 0o644);
-    let token_inside = yaml.edge().is_some_and(|edge| !edge.modules.edge_hub.token.trim().is_empty());
-    if token_inside {
-        // Whoever has a join token can pose as a new node.
-        trusted = Wanted { forbidden: 0o026, mode: 0o640, matters: Matters::Secret, ..trusted };
-    }
-    wanted.push((config.clone(), trusted));
+    let mut wanted = vec![(config.clone(), Wanted::trusted(FileKind::File, chief.clone(), 0o644))];
     if let Some(folder) = config.parent() {
         wanted.push((folder.to_owned(), Wanted::trusted(FileKind::Directory, chief.clone(), 0o755)));
     }
@@ -154,6 +147,35 @@ fn configured(
     wanted
 }
 
+/// Whether the user, with its groups, may read a file that is there: by its mode, and by that of its folder, since a
+/// component sees no folder further up. What cannot be looked at may be read.
+pub(super) fn may_read(path: &Path, user: &User, groups: &[u32]) -> bool {
+    let allows = |path: &Path, bits: u32| {
+        std::fs::metadata(path).map_or(true, |metadata| {
+            let shift = match () {
+                () if metadata.uid() == user.uid.as_raw() => 6,
+                () if metadata.gid() == user.gid.as_raw() || groups.contains(&metadata.gid()) => 3,
+                () => 0,
+            };
+            user.uid.is_root() || metadata.mode() >> shift & bits == bits
+        })
+    };
+    allows(path, 0o4) && path.parent().is_none_or(|folder| allows(folder, 0o1))
+}
+
+/// Users of those components that read the configuration, and may not.
+pub(super) fn not_reading(config: &Path, manifest: &Manifest) -> Vec<String> {
+    const READERS: [&str; 4] = ["edgehub", "apiserver", "controllers", "cloudhub"];
+    let barred = |name: &&str| {
+        let block = manifest.components.get(*name)?;
+        let user = User::from_name(&block.user).ok().flatten()?;
+        let group = |name: &String| Some(Group::from_name(name).ok().flatten()?.gid.as_raw());
+        let groups: Vec<u32> = block.groups.iter().filter_map(group).collect();
+        (!may_read(config, &user, &groups)).then_some(user.name)
+    };
+    READERS.iter().filter_map(barred).collect()
+}
+
 fn names(dir: &Path) -> Seen<Vec<String>> {
     let list = |entries: std::fs::ReadDir| {
         let names = entries.filter_map(Result::ok).filter_map(|entry| entry.file_name().into_string().ok());
@@ -176,4 +198,36 @@ fn found(path: &Path) -> Seen<Found> {
         };
         Found { kind, uid: metadata.uid(), owner: name_of(metadata.uid()), mode: metadata.mode() }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn reading_takes_the_file_and_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, file) = (dir.path().join("etc"), dir.path().join("etc/x.yaml"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(&file, "").unwrap();
+        let mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let mut user = User::from_uid(Uid::from_raw(0)).unwrap().unwrap();
+        assert!(may_read(&file, &user, &[]), "root may everything");
+        // Nobody's ids: neither the owner's nor the group's of what a test makes.
+        (user.uid, user.gid) = (Uid::from_raw(4_000_001), nix::unistd::Gid::from_raw(4_000_001));
+        mode(&folder, 0o755);
+        mode(&file, 0o644);
+        assert!(may_read(&file, &user, &[]));
+        mode(&file, 0o640);
+        assert!(!may_read(&file, &user, &[]));
+        let group = std::fs::metadata(&file).unwrap().gid();
+        assert!(may_read(&file, &user, &[group]));
+        mode(&file, 0o644);
+        mode(&folder, 0o700);
+        assert!(!may_read(&file, &user, &[]));
+    }
 }

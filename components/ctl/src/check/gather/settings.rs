@@ -11,7 +11,7 @@ use supervisor::cli::Settings;
 use supervisor::manifest::Manifest;
 use supervisor::setup::{self, StartError};
 
-use super::{read, seen};
+use super::{owned, read, seen};
 use crate::check::configuration::Configuration;
 use crate::check::finding::Seen;
 use crate::check::running::{Component, Running};
@@ -90,6 +90,7 @@ pub(super) fn configuration(
     settings: &Settings,
     yaml: &Yaml,
     manifest: &Manifest,
+    single: bool,
 ) -> Configuration {
     let there = read(&settings.config).map(|_| ());
     let Examined { errors, warnings } = match there {
@@ -114,6 +115,7 @@ pub(super) fn configuration(
         there,
         errors: errors.iter().map(|error| config::chain(error)).collect(),
         ignored: warnings.len(),
+        unreadable_by: if single { Vec::new() } else { owned::not_reading(&settings.config, manifest) },
         manifest: settings.manifest_name.clone(),
         manifest_errors: config::manifest_errors(settings).iter().map(ToString::to_string).collect(),
         programs_missing,
