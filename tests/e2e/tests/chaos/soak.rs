@@ -20,8 +20,14 @@ const MINUTES: f64 = 3.0;
 /// From the last fault until everything acknowledged is true everywhere. Back-offs and a node's lease lie within.
 const COMES_TO_REST: Duration = Duration::from_mins(2);
 
-pub(crate) const GROUP: Group =
-    Group { name: "load", start, cases: &[("random_faults_lose_and_duplicate_nothing", random_faults)] };
+pub(crate) const GROUP: Group = Group {
+    name: "load",
+    start,
+    cases: &[
+        ("random_faults_lose_and_duplicate_nothing", random_faults),
+        ("metrics_agree_with_the_supervisors", figures::agree_with_the_supervisors),
+    ],
+};
 
 /// A cluster whose supervisors lose patience sooner than in the field.
 fn start(options: &Options) -> Result<Cluster> {
