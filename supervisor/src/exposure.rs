@@ -42,6 +42,7 @@ pub fn assess(
         name: &prepared.name,
         component: &prepared.component,
         path: &path,
+        only_user: (!prepared.change_identity).then_some(prepared.user.as_str()),
         passing: filter::count_passing(loaded.filters),
     };
     let privileges = privileges::privileges(granted, links, known);

@@ -28,6 +28,8 @@ pub struct Granted<'a> {
     pub component: &'a Component,
     /// Says where a path of the manifest is on this machine.
     pub path: &'a dyn Fn(&str) -> String,
+    /// The user everything runs as, where the supervisor cannot change it.
+    pub only_user: Option<&'a str>,
     /// How many system calls pass its filters.
     pub passing: usize,
 }
@@ -46,16 +48,22 @@ pub fn privileges(granted: Granted<'_>, links: &[Link], live: Option<Live<'_>>) 
     let grants = component.grants();
     let has = |kind: Kind| grants.iter().any(|grant| grant.kind == kind);
     let unrestricted = has(Kind::Syscalls);
-    if !has(Kind::User) {
-        let uid = live.map_or_else(unknown, |live| (word(live.facts.uid != 0, "uid"), String::new()));
-        add(
-            Kind::User,
-            component.user.clone(),
-            "a user of its own, apart from root and the other components",
-            uid,
-        );
+    let uid = live.map_or_else(unknown, |live| (word(live.facts.uid != 0, "uid"), String::new()));
+    match granted.only_user {
+        Some(user) => {
+            add(Kind::User, user.to_owned(), "the supervisor's own: without root there is no other", uid);
+        }
+        None if !has(Kind::User) => {
+            let why = "a user of its own, apart from root and the other components";
+            add(Kind::User, component.user.clone(), why, uid);
+        }
+        None => {}
     }
+    let only_user = granted.only_user.is_some();
     for Grant { kind, name: grant, why } in grants {
+        if kind == Kind::User && only_user {
+            continue;
+        }
         let why = why.unwrap_or_default();
         match kind {
             Kind::Call => {
@@ -269,9 +277,12 @@ mod tests {
             .unwrap_or_else(|| panic!("{grant}: {list:?}"))
     }
 
+    fn granted(component: &Component) -> Granted<'_> {
+        Granted { name: "hub", component, path: &path, only_user: None, passing: 7 }
+    }
+
     fn list(links: &[Link], live: Option<Live<'_>>) -> Vec<Privilege> {
-        let component = hub();
-        privileges(Granted { name: "hub", component: &component, path: &path, passing: 7 }, links, live)
+        privileges(granted(&hub()), links, live)
     }
 
     fn live_list(open: &Open, links: &[Link]) -> Vec<Privilege> {
@@ -288,6 +299,18 @@ mod tests {
         let kinds: Vec<&str> = list.iter().map(|one| one.kind.as_str()).collect();
         assert_eq!(kinds, ["user", "group", "network", "read", "call", "call", "listen", "syscalls"]);
         assert!(list.iter().all(|one| !one.why.is_empty()), "{list:?}");
+    }
+
+    #[test]
+    fn without_root_everybody_is_the_one_user_there_is() {
+        for user in ["hub", "root"] {
+            let component = Component { user: user.to_owned(), ..hub() };
+            let granted = Granted { only_user: Some("me"), ..granted(&component) };
+            let list = privileges(granted, &[], None);
+            let users: Vec<&str> =
+                list.iter().filter(|one| one.kind == "user").map(|one| one.grant.as_str()).collect();
+            assert_eq!(users, ["me"]);
+        }
     }
 
     #[test]
