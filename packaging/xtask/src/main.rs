@@ -20,8 +20,8 @@ use harness::interrupt;
 use crate::bench::Area;
 use crate::progress::Progress;
 
-/// Builds, shows, tests and measures Apiary. Needs Debian 12 (or a machine with the same programs) and, except for
-/// `check` and `codegen`, root.
+/// Builds, shows, tests and measures Apiary. Needs Debian 12 (or a machine with the same programs), and root for
+/// whatever runs a cluster.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask", version)]
 struct Arguments {
