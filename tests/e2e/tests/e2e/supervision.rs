@@ -19,11 +19,19 @@ pub(crate) fn users(cluster: &mut Cluster) -> Result<()> {
         ("apiserver", "cloud-api"),
         ("controllers", "cloud-ctrl"),
         ("cloudhub", "cloud-hub"),
+        ("edge metrics", "edge-metrics"),
+        ("cloud metrics", "cloud-metrics"),
     ]
     .into();
     let mut seen = BTreeSet::new();
-    for component in [cluster.edge.components()?, cluster.cloud.components()?].concat() {
-        let name = component.name.as_str();
+    let both = [("edge", cluster.edge.components()?), ("cloud", cluster.cloud.components()?)];
+    for (side, component) in both.iter().flat_map(|(side, all)| all.iter().map(move |one| (side, one))) {
+        // The exporter is there twice.
+        let name = match component.name.as_str() {
+            "metrics" => format!("{side} metrics"),
+            name => name.to_owned(),
+        };
+        let name = name.as_str();
         let status = std::fs::read_to_string(format!("/proc/{}/status", component.pid))
             .with_context(|| format!("{name} does not run"))?;
         let field =
