@@ -344,6 +344,42 @@ fn top_in_a_pipe_is_told_once() {
     assert!(stdout(&running.run(&["top"])).contains("all of edgecore"));
 }
 
+/// A terminal, as far as that goes without being the controlling one: keys are left out, and the end comes by a signal.
+#[test]
+fn live_view_is_drawn_in_place_and_leaves_the_screen_as_it_was() {
+    use std::io::Read as _;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    let running = Running::start();
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let screen = std::fs::File::options().write(true).open(name).unwrap();
+    let mut command = running.edgectl(&["top"]);
+    let mut child = command.env("TERM", "xterm").env_remove("NO_COLOR").stdout(screen).spawn().unwrap();
+    // Closes our end of what it writes to, so that the screen ends with it.
+    drop(command);
+
+    let (mut terminal, mut seen) = (std::fs::File::from(terminal), Vec::new());
+    let mut some = [0; 4096];
+    while seen.windows(3).filter(|bytes| bytes == b"\x1b[H").count() < 2 {
+        let count = terminal.read(&mut some).unwrap();
+        seen.extend_from_slice(&some[..count]);
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert!(child.wait().unwrap().success());
+    // A terminal nobody writes to any more ends with an error.
+    while let Ok(count @ 1..) = terminal.read(&mut some) {
+        seen.extend_from_slice(&some[..count]);
+    }
+    let seen = String::from_utf8(seen).unwrap();
+    assert!(seen.starts_with("\x1b[?1049h") && seen.ends_with("\x1b[?1049l"), "{seen:?}");
+    assert!(seen.contains("\x1b[32mready\x1b[0m"), "{seen:?}");
+}
+
 #[test]
 fn logs_prints_the_last_lines() {
     let running = Running::start();

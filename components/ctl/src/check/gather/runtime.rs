@@ -73,6 +73,10 @@ async fn ask(endpoint: String) -> (Option<Result<Version, Failure>>, Vec<Conditi
         Err(status) if status.code() == Code::Unimplemented => Err(Failure::NoCri),
         Err(status) => Err(Failure::Other(format!("{:?}: {}", status.code(), status.message()))),
     };
+    // One that does not answer is not waited for twice.
+    if version.is_err() {
+        return (Some(version), Vec::new());
+    }
     let status = runtime.status(v1::StatusRequest::default()).await;
     let status = status.ok().and_then(|status| status.into_inner().status).unwrap_or_default();
     let condition = |condition: v1::RuntimeCondition| Condition {
