@@ -61,6 +61,10 @@ pub(crate) fn component(supervisor: &Supervisor, target: Target, fault: Fault) -
                 std::thread::sleep(SLOW_RUNNING);
             }
         }
+        // Until it is ready its ready time-out counts, which is longer.
+        Fault::Hang if before.state != "ready" => {
+            return Ok(Outcome::Skipped(format!("it is {}", before.state)));
+        }
         Fault::Hang => {
             victim.stop()?;
             let began = Instant::now();
