@@ -248,10 +248,6 @@ fn object(row: &Row<'_>) -> rusqlite::Result<Object> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
     use super::*;
     use crate::store::schema;
 
@@ -443,101 +439,5 @@ mod tests {
         let store = store();
         assert!(read(&store, Cursor::resume(head(&store) + 1)).is_none());
         assert!(read(&store, Cursor::resume(1)).is_none());
-    }
-
-    /// What the store should hold, the plain way.
-    #[derive(Default)]
-    struct Model {
-        objects: BTreeMap<String, Change>,
-        deleted: BTreeMap<(String, String), u64>,
-    }
-
-    impl Model {
-        fn apply(&mut self, change: &Change) {
-            let name = change.key.name.clone();
-            let stored = self.objects.get(&name).cloned();
-            let buried = self.deleted.get(&(name.clone(), change.uid.clone())).copied();
-            let known = stored.as_ref().map(|old| Stored {
-                uid: &old.uid,
-                resource_version: old.resource_version,
-                json: old.json.as_ref().unwrap(),
-            });
-            let said = Said {
-                uid: &change.uid,
-                resource_version: change.resource_version,
-                json: change.json.as_ref(),
-            };
-            let buried = buried.filter(|_| !change.uid.is_empty());
-            let decision = decide(known, buried, said);
-            if let (Decision::Replace | Decision::Delete, Some(old)) = (decision, stored) {
-                let version = match decision {
-                    Decision::Delete => old.resource_version.max(change.resource_version),
-                    _ => old.resource_version,
-                };
-                let known = self.deleted.entry((name.clone(), old.uid)).or_default();
-                *known = version.max(*known);
-            }
-            match decision {
-                Decision::Keep => {}
-                Decision::Delete => drop(self.objects.remove(&name)),
-                Decision::Put | Decision::Replace => {
-                    let mut change = change.clone();
-                    if let Some(known) = self.objects.get(&name).filter(|_| change.uid.is_empty()) {
-                        change.uid.clone_from(&known.uid);
-                    }
-                    self.objects.insert(name, change);
-                }
-            }
-        }
-    }
-
-    fn changes() -> impl Strategy<Value = Vec<Change>> {
-        let one = ("[xyz]", "[ab]?", 0_u64..6, proptest::option::weighted(0.7, "[{][0-9]{0,2}[}]"));
-        proptest::collection::vec(
-            one.prop_map(|(name, uid, version, json)| change(&name, &uid, version, json.as_deref())),
-            1..40,
-        )
-    }
-
-    /// The objects a watcher believes in after these events.
-    fn follow(mut believed: BTreeMap<String, Object>, events: Vec<Event>) -> BTreeMap<String, Object> {
-        for event in events {
-            match event {
-                Event::Put(object) => drop(believed.insert(object.key.name.clone(), object)),
-                Event::Delete(object) => drop(believed.remove(&object.key.name)),
-            }
-        }
-        believed
-    }
-
-    proptest! {
-        #[test]
-        fn store_holds_what_a_plain_map_would(changes in changes(), seen in 0_usize..40) {
-            let store = store();
-            let mut model = Model::default();
-            let mut early = None;
-            for (index, change) in changes.iter().enumerate() {
-                apply(&store, std::slice::from_ref(change), 0).unwrap();
-                model.apply(change);
-                if index == seen {
-                    early = Some((head(&store), follow(BTreeMap::new(), read(&store, Cursor::List).unwrap())));
-                }
-            }
-            let listed = follow(BTreeMap::new(), read(&store, Cursor::List).unwrap());
-            let plain = |object: &Object| Change {
-                key: object.key.clone(),
-                uid: object.uid.clone(),
-                resource_version: object.resource_version,
-                json: Some(object.json.clone()),
-            };
-            let held: BTreeMap<_, _> = listed.iter().map(|(name, object)| (name.clone(), plain(object))).collect();
-            prop_assert_eq!(&held, &model.objects);
-
-            // A watcher that resumes ends with the same objects as one that lists.
-            if let Some((revision, believed)) = early {
-                let resumed = follow(believed, read(&store, Cursor::resume(revision)).unwrap());
-                prop_assert_eq!(resumed, listed);
-            }
-        }
     }
 }

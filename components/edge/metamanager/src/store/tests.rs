@@ -13,6 +13,7 @@ use crate::object::{Event, Json};
 
 mod full_disk;
 mod killed;
+mod model;
 
 pub(super) fn key(name: &str) -> Key {
     Key { kind: "pod".into(), namespace: "default".into(), name: name.into() }
@@ -45,6 +46,11 @@ fn bodies(outbox: &[(u64, String)]) -> Vec<&str> {
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// A folder whose syncs cost nothing, where there is one: for tests of what is written, not of how it lasts.
+pub(super) fn quick_dir() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 struct Rig {
