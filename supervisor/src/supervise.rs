@@ -327,7 +327,11 @@ impl<'a> Supervisor<'a> {
             }
             // A start may fail on the spot, and a stop find nothing to do: then it is the next rank's turn.
             for index in due {
-                self.parts[index].told_to_stop = self.stopping;
+                if self.stopping {
+                    self.parts[index].told_to_stop = true;
+                    // Nobody in particular.
+                    self.parts[index].record.asked_by.clear();
+                }
                 self.apply(index, if self.stopping { Event::Stop } else { Event::Turn });
             }
         }

@@ -117,8 +117,12 @@ async fn sigterm_stops_in_reverse_order_and_exits_with_success() {
     let mut supervisor =
         Supervisor::start(&manifest(&[(1, "ready", ""), (3, "ready", ""), (2, "ready", "")]));
     supervisor.until_ready("b").await;
+    supervisor.client().restart(RestartRequest { component: "a".into() }).await.expect("restarted");
     assert!(supervisor.stop().success());
     let log = supervisor.log();
+    let log = &log[log.rfind("\"stopping\"").expect("logged")..];
+    // Not by who asked for something before.
+    assert_eq!(log.matches("\"reason\":\"exit code 0\"").count(), 3, "{log}");
     let place = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text:?} is not in\n{log}"));
     assert!(place("b drained") < place("c drained") && place("c drained") < place("a drained"));
     assert!(!supervisor.folder.path().join("run/control.sock").exists());
