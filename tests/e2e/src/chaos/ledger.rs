@@ -87,6 +87,8 @@ pub struct World {
     pub files: BTreeMap<String, u64>,
     /// Containers and sandboxes the runtime knows, running or not, by the pod's uid.
     pub containers: BTreeMap<String, BTreeSet<String>>,
+    /// How often the API was told that a container of a pod was started, by the pod's uid.
+    pub starts: BTreeMap<String, u64>,
 }
 
 /// The acknowledgements of a run.
@@ -270,6 +272,16 @@ impl Ledger {
                 broken(Kind::Lost, format!("pod {name} has {containers} containers and sandboxes"));
             }
         }
+        for (name, pod) in &self.pods {
+            // An event is uploaded until it is known to have arrived, under one name: it is there once.
+            let starts = world.starts.get(&pod.uid).copied().unwrap_or_default();
+            if starts > 1 {
+                broken(
+                    Kind::Duplicated,
+                    format!("pod {name}: {starts} events say that its one container was started"),
+                );
+            }
+        }
         for name in shown.keys().filter(|name| !self.pods.contains_key(**name)) {
             broken(Kind::Duplicated, format!("nobody created pod {name}"));
         }
@@ -404,6 +416,13 @@ mod tests {
     fn third_container_of_a_pod_is_a_duplicate() {
         let mut world = world();
         world.containers.get_mut("u").expect("the pod's").insert("c2".to_owned());
+        assert_eq!(kinds(&ledger().judge(&world, NOW)), [Kind::Duplicated]);
+    }
+
+    #[test]
+    fn event_that_is_there_twice_is_a_duplicate() {
+        let mut world = world();
+        world.starts.insert("u".to_owned(), 2);
         assert_eq!(kinds(&ledger().judge(&world, NOW)), [Kind::Duplicated]);
     }
 

@@ -82,7 +82,7 @@ fn random_faults(cluster: &mut Cluster) -> Result<()> {
         load.rest();
         account(cluster, &book, &mut load, &witness)
     });
-    let found = found.with_context(|| told(seed, &timeline))?;
+    let found = found.map_err(|error| anyhow!("{error:#}\n{}", told(seed, &timeline)))?;
     print_figures(&book, &timeline, &found);
     ensure!(found.is_empty(), "{}", report(seed, &timeline, &found));
     Ok(())
@@ -170,6 +170,10 @@ fn look(cluster: &Cluster, witness: &Witness) -> Result<World> {
         if MAPS.contains(&name) {
             world.maps.insert(name.to_owned(), number_in(&map));
         }
+    }
+    for event in cluster.list("events")?.iter().filter(|event| event["reason"] == "Started") {
+        let pod = event["involvedObject"]["uid"].as_str().unwrap_or_default();
+        *world.starts.entry(pod.to_owned()).or_default() += event["count"].as_u64().unwrap_or(1);
     }
     for map in MAPS {
         // A file that cannot be read is one that is not there: the judge says so.
