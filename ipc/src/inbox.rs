@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::net::unix::OwnedReadHalf;
 
-use crate::frame::{self, Frame, FrameError, PREFIX};
+use crate::frame::{self, Frame, FrameError, PART, PREFIX};
 
-/// Read at once: 64 KiB, a part, or some 200 small frames for one system call. Pages that no burst has touched cost no
-/// memory.
-pub(crate) const READ_BUFFER: usize = 64 * 1024;
+/// Read at once: 68 KiB, so that the frame of a part fits, or some 200 small frames for one system call. Pages that no
+/// burst has touched cost no memory.
+pub(crate) const READ_BUFFER: usize = PART + SMALL;
 
 /// A frame up to 4 KiB is decoded out of the buffer, and what is kept of it copied: cheaper than sharing the buffer, and
 /// a small value that is kept does not keep 64 KiB with it. The payload of a longer one is a slice of the buffer.
