@@ -169,6 +169,12 @@ fn sockets(list: &mut List) {
         let others = scene.names().into_iter().filter(|other| other != name);
         Some(others.map(|other| words("send", &scene.notify_socket(&other))).collect())
     });
+    list.add(GROUP, "connect to another's listener", |scene, name| {
+        let others = scene.names().into_iter().filter(|other| other != name);
+        let paths: Words =
+            others.flat_map(|other| scene.listeners(&other)).map(|path| words("connect", &path)).collect();
+        (!paths.is_empty()).then_some(paths)
+    });
     list.add(GROUP, "connect to the container runtime", |scene, _| on("connect", &scene.runtime_socket()));
     list.add(GROUP, "connect to an abstract socket of the host", |scene, _| {
         one(&["abstract", &scene.abstract_name()])

@@ -298,6 +298,14 @@ impl Scene {
         format!("127.0.0.1:{}", self.free)
     }
 
+    /// Where a component listens on Unix sockets, besides its links.
+    pub(crate) fn listeners(&self, name: &str) -> Vec<PathBuf> {
+        let listen = self.part(name).map(|part| part.prepared.component.listen.clone()).unwrap_or_default();
+        let run = self.settings.run_dir.to_string_lossy();
+        let paths = listen.values().map(|address| PathBuf::from(address.replace("{run}", &run)));
+        paths.filter(|path| path.is_absolute()).collect()
+    }
+
     pub(crate) fn granted_links(&self, name: &str) -> Vec<PathBuf> {
         self.links().filter(|(client, _)| client == name).map(|(_, path)| path).collect()
     }
