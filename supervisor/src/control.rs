@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipc::{Fail, Peer, Sink};
 use proto::control::{
@@ -18,6 +19,9 @@ use crate::logs::{Line, Logs};
 use crate::manifest::Places;
 use crate::setup::Prepared;
 use crate::usage;
+
+/// For reading what the kernel knows of all processes: a hundred times what it takes.
+const LOOK_LIMIT: Duration = Duration::from_secs(3);
 
 /// What the event loop answers. It fills in what it knows without asking the kernel; the rest is filled in here.
 #[derive(Debug)]
@@ -100,24 +104,24 @@ impl<T: From<Request> + Send + 'static> Control<T> {
         tracing::info!(component, by = peer.component, by_pid = peer.pid, "{} requested", change.verb());
         let by = peer.component.clone();
         let changed = self.ask(|answer| Request::Change { component, change, by, answer }).await??;
-        Ok(self.with_usage(vec![changed]).await?.pop())
+        Ok(self.with_usage(vec![changed]).await.pop())
     }
 
     /// Fills in what the kernel knows. On a thread beside the event loop: adding up a process's pages takes the kernel
-    /// milliseconds, in which no component that ended would be started again.
-    async fn with_usage(&self, mut components: Vec<Component>) -> Result<Vec<Component>, Fail<ControlError>> {
-        let groups = Arc::clone(&self.groups);
-        tokio::task::spawn_blocking(move || {
-            for component in components.iter_mut().filter(|component| component.pid != 0) {
+    /// milliseconds, in which no component that ended would be started again; and it may have to wait for a process that
+    /// hangs in the kernel. Then the figures are left out.
+    async fn with_usage(&self, components: Vec<Component>) -> Vec<Component> {
+        let (groups, mut filled) = (Arc::clone(&self.groups), components.clone());
+        let fill = move || {
+            for component in filled.iter_mut().filter(|component| component.pid != 0) {
                 component.pss_kib = usage::pss_kib(component.pid);
                 component.cpu_ns = usage::cpu_ns(component.pid);
                 component.threads = usage::threads(component.pid);
                 component.memory_kib = groups.get(&component.name).map_or(0, |group| group.memory_kib());
             }
-            components
-        })
-        .await
-        .map_err(|error| Fail::new(ControlError::Unspecified, format!("could not read /proc: {error}")))
+            filled
+        };
+        aside(fill).await.unwrap_or(components)
     }
 
     fn known(&self, component: &str) -> Result<(), Fail<ControlError>> {
@@ -130,6 +134,16 @@ impl<T: From<Request> + Send + 'static> Control<T> {
             format!("there is no component {component:?}; there are {there}"),
         ))
     }
+}
+
+/// Runs what may wait for the kernel beside the event loop; `None` when it takes longer than [`LOOK_LIMIT`].
+async fn aside<R: Send + 'static>(look: impl FnOnce() -> R + Send + 'static) -> Option<R> {
+    let task = tokio::task::spawn_blocking(look);
+    let waiting = task.abort_handle();
+    let result = tokio::time::timeout(LOOK_LIMIT, task).await;
+    // If it has not begun, because those before it hang, it never needs to.
+    waiting.abort();
+    result.ok()?.ok()
 }
 
 impl Change {
@@ -146,7 +160,7 @@ impl Change {
 impl<T: From<Request> + Send + 'static> control::Control for Control<T> {
     async fn status(&self, _: &Peer, _: StatusRequest) -> Result<StatusReply, Fail<ControlError>> {
         let mut reply = self.ask(Request::Status).await?;
-        reply.components = self.with_usage(reply.components).await?;
+        reply.components = self.with_usage(reply.components).await;
         Ok(reply)
     }
 
@@ -185,13 +199,15 @@ impl<T: From<Request> + Send + 'static> control::Control for Control<T> {
     ) -> Result<PrivilegesReply, Fail<ControlError>> {
         let (granted, links) = self.ask(Request::Privileges).await?;
         let places = Arc::clone(&self.places);
-        // As in `with_usage`: milliseconds of reading /proc for each.
         let assess = move || {
             granted.iter().map(|(prepared, pid)| exposure::assess(prepared, &places, *pid, &links)).collect()
         };
-        let processes = tokio::task::spawn_blocking(assess)
-            .await
-            .map_err(|error| Fail::new(ControlError::Unspecified, format!("could not look: {error}")))?;
+        let processes = aside(assess).await.ok_or_else(|| {
+            Fail::new(
+                ControlError::Unspecified,
+                "a process hangs in the kernel, so that its files in /proc cannot be read",
+            )
+        })?;
         Ok(PrivilegesReply { processes })
     }
 

@@ -27,8 +27,8 @@ use crate::wiring;
 const CHECK_LIMIT: Duration = Duration::from_secs(30);
 /// The most of what it prints that is read.
 const CHECK_OUTPUT: u64 = 16 * 1024;
-/// For the answer to leave before its connection ends with the program.
-const ANSWER_TIME: Duration = Duration::from_millis(20);
+/// For the answer to leave before its connection ends with the program; who does not get it asks once more.
+const ANSWER_TIME: Duration = Duration::from_millis(100);
 /// For a component that the new manifest does not have.
 const FAREWELL: Duration = Duration::from_secs(10);
 

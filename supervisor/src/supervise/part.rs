@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use launch::{Exit, Process};
+use nix::sys::signal::Signal;
 use proto::control::LinkReport;
 
 use super::report;
@@ -21,7 +22,7 @@ use crate::policy::{Cause, Machine, Policy, State, Then};
 use crate::reexec::Record;
 use crate::setup::Prepared;
 
-const SIGKILL: i32 = 9;
+const SIGKILL: i32 = Signal::SIGKILL as i32;
 
 pub(super) struct Part {
     pub(super) prepared: Arc<Prepared>,

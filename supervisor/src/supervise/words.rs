@@ -1,6 +1,7 @@
 //! How a process ended and what a component waits for, in an operator's words.
 
 use launch::Exit;
+use nix::sys::signal::Signal;
 
 use crate::policy::{EXIT_CONFIG, Machine, State};
 
@@ -8,8 +9,8 @@ use crate::policy::{EXIT_CONFIG, Machine, State};
 pub(super) fn exit(exit: Exit) -> String {
     /// What Rust's runtime exits with when the main thread panics and unwinds.
     const EXIT_PANIC: i32 = 101;
-    const SIGABRT: i32 = 6;
-    const SIGSYS: i32 = 31;
+    const SIGABRT: i32 = Signal::SIGABRT as i32;
+    const SIGSYS: i32 = Signal::SIGSYS as i32;
     let meaning = match exit {
         Exit::Code(EXIT_CONFIG) => ": bad configuration, see its log",
         Exit::Code(EXIT_PANIC) | Exit::Signal(SIGABRT) => ": it panicked or aborted, see its log",
