@@ -12,8 +12,8 @@ use super::*;
 use crate::object::{Event, Json};
 
 mod full_disk;
-mod killed;
 mod model;
+mod power;
 
 pub(super) fn key(name: &str) -> Key {
     Key { kind: "pod".into(), namespace: "default".into(), name: name.into() }
