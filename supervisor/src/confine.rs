@@ -4,6 +4,7 @@
 //! files, the network namespace, Landlock and the policy of system calls about the network: whoever gets past one meets
 //! the next. What a machine lacks is said in words ([`Profile::missing`]) and shown as *degraded*.
 
+pub mod resolver;
 pub mod shared;
 pub mod syscalls;
 mod view;

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::accounts;
 use crate::cli::{Listen, Settings};
+use crate::confine::resolver::{self, Copies};
 use crate::confine::{self, Machine, Profile, Subject, syscalls};
 use crate::dirs::{self, DirError};
 use crate::manifest::check::{Accounts, Known, SUPERVISOR, check};
@@ -236,6 +237,7 @@ pub fn take_directories(settings: &Settings, kept: &mut Kept) -> Result<RunLock,
     dirs::ensure_root(&settings.state_dir, 0o755)?;
     dirs::ensure_root(run, 0o755)?;
     dirs::ensure_root(&confine::staging(run), 0o700)?;
+    dirs::ensure_root(&resolver::folder(run), 0o755)?;
     if let Some(lock) = kept.take("lock") {
         return Ok(RunLock { file: File::from(lock) });
     }
@@ -304,7 +306,12 @@ pub fn prepare(
     let places = places(settings, manifest);
     let support = Support::probe()
         .map_err(|source| StartError::Io { what: "ask what the kernel supports".to_owned(), source })?;
-    let resolver = std::fs::canonicalize(RESOLVER).ok().filter(|target| target != Path::new(RESOLVER));
+    let mut copies = Copies::new("/etc", resolver::folder(&settings.run_dir));
+    if let Err(error) = copies.refresh() {
+        tracing::warn!(%error, "could not copy what components look names up by");
+    }
+    tokio::spawn(copies.keep());
+    let target = std::fs::canonicalize(RESOLVER).ok().filter(|target| target != Path::new(RESOLVER));
     let mut parts = Vec::new();
     for (name, component) in &manifest.components {
         let identity = identity_of(name);
@@ -325,7 +332,7 @@ pub fn prepare(
         let others: Vec<&str> =
             manifest.components.keys().map(String::as_str).filter(|other| other != name).collect();
         let subject = Subject { name, component, others: &others, places: &places, config: &settings.config };
-        let machine = Machine { support, resolver: resolver.as_deref(), unshared: unshared.as_deref() };
+        let machine = Machine { support, resolver: target.as_deref(), unshared: unshared.as_deref() };
         let profile = confine::profile(&subject, &machine);
 
         let granted = granted(component);

@@ -20,8 +20,7 @@ enum Place {
 fn place(mountinfo: &str, path: &Path) -> Place {
     let line = mountinfo
         .lines()
-        .filter(|line| line.split(' ').nth(4).is_some_and(|point| unescape(point) == path.as_os_str()))
-        .next_back();
+        .rfind(|line| line.split(' ').nth(4).is_some_and(|point| unescape(point) == path.as_os_str()));
     match line {
         None => Place::Folder,
         // Optional fields lie between the options and a dash.
@@ -40,16 +39,9 @@ fn unescape(text: &str) -> std::ffi::OsString {
     let mut at = 0;
     while at < bytes.len() {
         let octal = text.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match octal.filter(|_| bytes[at] == b'\\') {
-            Some(byte) => {
-                plain.push(byte);
-                at += 4;
-            }
-            None => {
-                plain.push(bytes[at]);
-                at += 1;
-            }
-        }
+        let (byte, length) = octal.filter(|_| bytes[at] == b'\\').map_or((bytes[at], 1), |byte| (byte, 4));
+        plain.push(byte);
+        at += length;
     }
     std::ffi::OsString::from_vec(plain)
 }

@@ -76,12 +76,7 @@ fn state_plane_sees_libraries_its_own_directories_and_nothing_else() {
 fn hub_sees_its_links_its_grants_and_what_names_are_looked_up_by() {
     let profile = of(Side::Edge, "edgehub", &machine(full()));
     let seen = seen(&profile);
-    for path in [
-        "/r/link/keyholder.edgehub.sock",
-        "/r/link/metamanager.edgehub.sock",
-        "/etc/apiary",
-        "/etc/resolv.conf",
-    ] {
+    for path in ["/r/link/keyholder.edgehub.sock", "/r/link/metamanager.edgehub.sock", "/etc/apiary"] {
         assert_eq!(seen.get(Path::new(path)), Some(&false), "{path}");
     }
     assert!(!profile.namespaces.contains(Namespaces::NET));
@@ -96,20 +91,19 @@ fn who_only_accepts_may_bind_and_not_connect() {
 }
 
 #[test]
-fn resolver_that_is_configured_at_run_time_is_seen_by_its_folder() {
-    let of_target = |target: &str| {
-        let machine = Machine { resolver: Some(Path::new(target)), ..machine(full()) };
-        of(Side::Edge, "edgehub", &machine)
-    };
-    let profile = of_target("/run/systemd/resolve/stub-resolv.conf");
-    assert!(seen(&profile).contains_key(Path::new("/run/systemd/resolve")));
-    assert!(profile.view.expect("view").mounts.contains(&Mount::Symlink {
-        path: "/etc/resolv.conf".into(),
-        target: "/run/systemd/resolve/stub-resolv.conf".into()
-    }));
-    for elsewhere in ["/run/resolv.conf", "/home/me/resolv.conf"] {
-        let seen = seen(&of_target(elsewhere));
-        assert!(seen.contains_key(Path::new("/etc/resolv.conf")) && !seen.contains_key(Path::new("/run")));
+fn names_are_looked_up_by_files_that_are_kept_fresh() {
+    let profile = of(Side::Edge, "edgehub", &machine(full()));
+    assert_eq!(seen(&profile).get(Path::new("/r/resolver")), Some(&false));
+    let link = Mount::Symlink { path: "/etc/resolv.conf".into(), target: "/r/resolver/resolv.conf".into() };
+    assert!(profile.view.expect("view").mounts.contains(&link));
+
+    // Without a view the host's own are read, wherever they lead.
+    let user = Support { namespaces: Namespaces::NONE, ..full() };
+    let target = Path::new("/run/systemd/resolve/stub-resolv.conf");
+    let profile = of(Side::Edge, "edgehub", &Machine { resolver: Some(target), ..machine(user) });
+    let rules = profile.landlock.expect("Landlock").rules;
+    for path in ["/etc", "/run/systemd/resolve"] {
+        assert!(rules.contains(&(path.into(), Access::ReadOnly, false)), "{path}");
     }
 }
 

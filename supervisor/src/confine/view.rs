@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use launch::{Access, Mount};
 
-use super::{Machine, Subject};
+use super::{Machine, Subject, resolver};
 use crate::manifest::Network;
 use crate::wiring;
 
@@ -27,10 +27,9 @@ const COMMON: [&str; 2] = ["/etc/ld.so.cache", "/etc/localtime"];
 
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
-/// What names of hosts are looked up by, besides the resolver's own file, and the authorities that certificates of public
-/// services lead to. A file that is replaced is seen in its new form at the next start.
-const OUTBOUND: [&str; 8] = [
-    "/etc/hosts",
+/// What names of hosts are looked up by, besides what [`resolver`] keeps fresh, and the authorities that certificates of
+/// public services lead to. A file that is replaced is seen in its new form at the next start.
+const OUTBOUND: [&str; 7] = [
     "/etc/nsswitch.conf",
     "/etc/services",
     "/etc/host.conf",
@@ -39,8 +38,6 @@ const OUTBOUND: [&str; 8] = [
     "/usr/share/ca-certificates",
     "/etc/pki",
 ];
-
-const RESOLVER: &str = "/etc/resolv.conf";
 
 /// Enough for what SQLite and libraries put into `/tmp`, and little enough for a device.
 const TMP_BYTES: u64 = 16 << 20;
@@ -61,12 +58,15 @@ pub(super) struct Files {
     /// Link and what it says.
     links: Vec<(PathBuf, PathBuf)>,
     hidden: Vec<PathBuf>,
+    /// Read where there is no view to make them look otherwise.
+    without_view: Vec<PathBuf>,
 }
 
 impl Files {
     pub(super) fn of(subject: &Subject<'_>, machine: &Machine<'_>) -> Self {
         let Subject { name, component, places, .. } = *subject;
-        let mut files = Self { shown: Vec::new(), links: Vec::new(), hidden: Vec::new() };
+        let mut files =
+            Self { shown: Vec::new(), links: Vec::new(), hidden: Vec::new(), without_view: Vec::new() };
         for path in LIBRARIES {
             files.shown.push(Shown { path: path.into(), access: Access::ReadOnly, libraries: true });
         }
@@ -77,7 +77,7 @@ impl Files {
             for path in OUTBOUND {
                 files.show(path, Access::ReadOnly);
             }
-            files.resolver(machine.resolver);
+            files.names_of_hosts(&places.run, machine.resolver);
         }
         for (paths, access) in
             [(&component.paths.read, Access::ReadOnly), (&component.paths.write, Access::ReadWrite)]
@@ -107,20 +107,16 @@ impl Files {
         }
     }
 
-    /// Resolvers that are configured at run time replace the file: then its folder is shown, so that the new one is seen.
-    /// Only one of its own below `/run`, since a folder may hold more than it should.
-    fn resolver(&mut self, target: Option<&Path>) {
-        let folder = target.and_then(Path::parent).filter(|folder| {
-            let depth = folder.components().count();
-            folder.starts_with("/run") && depth > 2
-        });
-        match (target, folder) {
-            (Some(target), Some(folder)) => {
-                self.show(folder, Access::ReadOnly);
-                self.links.push((RESOLVER.into(), target.to_owned()));
-            }
-            _ => self.show(RESOLVER, Access::ReadOnly),
+    /// In a view: the supervisor's copies, under the names everybody knows. Without one, the host's own files by their
+    /// folders, since they are replaced.
+    fn names_of_hosts(&mut self, run_dir: &Path, target: Option<&Path>) {
+        let copies = resolver::folder(run_dir);
+        for name in resolver::FILES {
+            self.links.push((Path::new("/etc").join(name), copies.join(name)));
         }
+        self.show(copies, Access::ReadOnly);
+        self.without_view.push("/etc".into());
+        self.without_view.extend(target.and_then(Path::parent).map(Path::to_owned));
     }
 
     /// The mounts of a private root, parents before what lies in them.
@@ -160,6 +156,8 @@ impl Files {
         rules.extend(DEVICES.map(|path| (path.into(), Access::ReadWrite, false)));
         if has_view {
             rules.push(("/tmp".into(), Access::ReadWrite, false));
+        } else {
+            rules.extend(self.without_view.iter().map(|path| (path.clone(), Access::ReadOnly, false)));
         }
         rules
     }

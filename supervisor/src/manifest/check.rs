@@ -33,7 +33,7 @@ pub struct Accounts<'a> {
 }
 
 /// The supervisor as a server, and folders of the run directory that are not components'.
-const RESERVED_NAMES: [&str; 4] = [SUPERVISOR, "link", "notify", "root"];
+const RESERVED_NAMES: [&str; 5] = [SUPERVISOR, "link", "notify", "resolver", "root"];
 /// The server that is not a component.
 pub const SUPERVISOR: &str = "supervisor";
 /// Names of inherited listeners begin so; a client of that name would be taken for one.
