@@ -48,6 +48,8 @@ pub(crate) struct Outbox {
     /// The connection's task, and whether it must be woken: it has nothing to write and waits.
     task: Option<Waker>,
     asleep: bool,
+    /// It is to be woken, by whoever lets go of the lock.
+    roused: bool,
     /// The socket takes nothing more; the task waits for it.
     blocked: bool,
 }
@@ -68,6 +70,7 @@ impl Outbox {
             sent: 0,
             task: None,
             asleep: false,
+            roused: false,
             blocked: false,
         }
     }
@@ -171,14 +174,14 @@ impl Outbox {
         self.cutting.iter_mut().chain(&mut self.waiting).find(|large| large.head.call == call)
     }
 
-    /// Wakes the connection's task if it waits for something to write.
+    /// Has the connection's task woken if it waits for something to write.
     pub(crate) fn wake(&mut self) {
-        if self.asleep {
-            self.asleep = false;
-            if let Some(task) = &self.task {
-                task.wake_by_ref();
-            }
-        }
+        self.roused |= std::mem::take(&mut self.asleep);
+    }
+
+    /// The task, if it is to be woken: once the lock is free, and what it looks at without the lock is up to date.
+    pub(crate) fn roused(&mut self) -> Option<Waker> {
+        if std::mem::take(&mut self.roused) { self.task.clone() } else { None }
     }
 
     /// The connection's task runs, and will flush before it sleeps: nobody need wake it.

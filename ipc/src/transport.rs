@@ -90,6 +90,11 @@ impl<T> Line<T> {
         let mut state = self.lock();
         let result = change(&mut state);
         self.mirror(&state.outbox);
+        let task = state.outbox.roused();
+        drop(state);
+        if let Some(task) = task {
+            task.wake();
+        }
         result
     }
 
@@ -145,6 +150,8 @@ impl<T> Line<T> {
         let mut state = self.lock();
         let flushed = state.outbox.poll_flush(cx);
         let sent = state.outbox.sent();
+        // The task itself does this.
+        let _ = state.outbox.roused();
         self.mirror(&state.outbox);
         drop(state);
         self.fell.notify_waiters();
