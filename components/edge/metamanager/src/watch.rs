@@ -1,4 +1,4 @@
-//! One watcher: pages out of the store until there is nothing more, then again whenever the revision has moved.
+//! One watcher: pages out of the store until there is nothing more, then again whenever one of its kinds has changed.
 //!
 //! A watcher holds one page and its place in the revisions, however far it is behind, so a slow one costs no memory and
 //! delays nobody. Deliveries are different: they are not stored, so a watcher that falls [`DELIVERIES`] behind loses the
@@ -14,14 +14,10 @@ use tokio::sync::{broadcast, watch};
 
 use crate::convert;
 use crate::server::storage;
-use crate::store::{Cursor, Paged, Store};
+use crate::store::{Cursor, FAR_BEHIND, Paged, Store};
 
 /// Deliveries a watcher may be behind.
 pub(crate) const DELIVERIES: usize = 128;
-
-/// A watcher whose kinds do not change is told the revision when it is this far behind, so that it can still resume
-/// when old deletes are forgotten.
-const BOOKMARK_EVERY: u64 = 100;
 
 /// What is known beside the store.
 #[derive(Debug)]
@@ -66,7 +62,7 @@ struct Watcher<'a> {
 impl Watcher<'_> {
     async fn run(&self, mut cursor: Cursor, mut news: Option<News>) -> Result<(), End> {
         // Subscribed before the first page, so that no commit falls in between.
-        let mut revisions = self.store.revisions();
+        let mut revisions = self.store.follow(Arc::clone(&self.kinds));
         if let Some(news) = &mut news {
             let connected = *news.link.borrow_and_update();
             self.send(Event::Connected(connected)).await?;
@@ -76,7 +72,8 @@ impl Watcher<'_> {
         loop {
             revisions.mark_unchanged();
             let head = self.catch_up(&mut cursor, &mut told).await?;
-            if told.is_none_or(|told| head.saturating_sub(told) >= BOOKMARK_EVERY) {
+            // A watcher whose kinds rest is told too, so that it can still resume when old deletes are forgotten.
+            if told.is_none_or(|told| head.saturating_sub(told) >= FAR_BEHIND) {
                 self.send(Event::Bookmark(head)).await?;
                 told = Some(head);
             }

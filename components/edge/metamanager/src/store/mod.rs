@@ -10,6 +10,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod wakes;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ use tokio::sync::watch;
 
 pub(crate) use objects::{Cursor, Paged};
 use threads::{Reader, Signals, Writer};
+pub(crate) use wakes::FAR_BEHIND;
+use wakes::Wakes;
 
 use crate::object::{Change, Key, Object, Slot, Upload};
 
@@ -93,13 +96,13 @@ impl Store {
         let heads = Heads::read(&opened.writer)?;
         let epoch = opened.writer.query_row("SELECT epoch FROM counters", [], |row| row.get(0))?;
         let signals = Arc::new(Signals {
-            revision: watch::Sender::new(heads.revision),
+            wakes: Wakes::new(heads.revision),
             seq: watch::Sender::new(heads.seq),
             corrupt: watch::Sender::new(false),
         });
         Ok(Self {
             path: path.to_owned(),
-            writer: Writer::start(opened.writer, Arc::clone(&signals))?,
+            writer: Writer::start(opened.writer, heads, Arc::clone(&signals))?,
             reader: Reader::start(opened.reader, Arc::clone(&signals))?,
             signals,
             epoch,
@@ -119,12 +122,13 @@ impl Store {
 
     /// The newest committed revision.
     pub(crate) fn revision(&self) -> u64 {
-        *self.signals.revision.borrow()
+        self.signals.wakes.revision()
     }
 
-    /// Follows the newest committed revision.
-    pub(crate) fn revisions(&self) -> watch::Receiver<u64> {
-        self.signals.revision.subscribe()
+    /// Changes when an object of one of these kinds has, and after [`FAR_BEHIND`] revisions in any case. What was
+    /// committed before this call does not count.
+    pub(crate) fn follow(&self, kinds: Arc<[String]>) -> watch::Receiver<u64> {
+        self.signals.wakes.follow(kinds)
     }
 
     /// Follows the number of the newest committed upload.

@@ -153,6 +153,18 @@ pub(super) fn page(connection: &Connection, cursor: Cursor, kinds: &[String]) ->
     Ok(Paged::Page(Page { events, next, complete: Some(head) }))
 }
 
+/// The kinds of objects that were put or ended after `revision`, each once.
+pub(super) fn kinds_after(connection: &Connection, revision: u64) -> rusqlite::Result<Vec<String>> {
+    // `NOT INDEXED` for the range of row ids that it is, instead of a walk through all kinds.
+    connection
+        .prepare_cached(
+            "SELECT kind FROM objects NOT INDEXED WHERE revision > ?1
+             UNION SELECT kind FROM tombstones NOT INDEXED WHERE revision > ?1",
+        )?
+        .query_map([revision], |row| row.get(0))?
+        .collect()
+}
+
 /// Both sides are read in the order of their row ids and merged, so that a page costs what it holds. `NOT INDEXED`
 /// because SQLite would rather find the kind by index, and then sort all that is left for each page.
 fn page_sql(kinds: usize) -> String {

@@ -44,6 +44,10 @@ fn bodies(outbox: &[(u64, String)]) -> Vec<&str> {
     outbox.iter().map(|(_, body)| body.as_str()).collect()
 }
 
+fn pods() -> Arc<[String]> {
+    ["pod".to_owned()].into()
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
@@ -91,7 +95,7 @@ async fn what_was_committed_is_there_after_reopening() {
     assert_eq!((object.revision, object.resource_version), (revision, 7));
     assert_eq!(outbox(&rig.store).await, [(seq, "{1}".to_owned())]);
     assert_eq!(rig.store.epoch(), epoch);
-    assert_eq!(*rig.store.revisions().borrow(), revision);
+    assert_eq!(rig.store.revision(), revision);
 }
 
 #[tokio::test]
@@ -203,7 +207,7 @@ fn ruin(path: &Path) {
 async fn corrupt_file_is_set_aside_and_a_new_one_begun() {
     let rig = Rig::new();
     fill(&rig.store).await;
-    let (epoch, revision) = (rig.store.epoch().to_owned(), *rig.store.revisions().borrow());
+    let (epoch, revision) = (rig.store.epoch().to_owned(), rig.store.revision());
     let rig = rig.reopen(|path| overwrite(path, 4096 * 100, 4096 * 40));
 
     let aside = rig.store.set_aside().unwrap();
@@ -274,7 +278,7 @@ async fn only_the_latest_corrupt_files_are_kept() {
 #[tokio::test]
 async fn store_that_failed_in_use_gets_the_full_check_once() {
     let rig = Rig::new();
-    let mut told = rig.store.revisions();
+    let mut told = rig.store.follow(pods());
     rig.store.signals.corrupt.send_replace(true);
     tokio::time::timeout(Duration::from_secs(5), rig.store.corrupt()).await.unwrap();
     let mark = rig.dir.path().join("state.db.suspect");
@@ -296,14 +300,43 @@ async fn store_that_failed_in_use_gets_the_full_check_once() {
 #[tokio::test]
 async fn watcher_reads_what_another_task_commits() {
     let rig = Rig::new();
-    let mut revisions = rig.store.revisions();
+    let mut revisions = rig.store.follow(pods());
     let before = *revisions.borrow_and_update();
     rig.store.apply(put("web", 1, b"{}")).await.unwrap();
     revisions.changed().await.unwrap();
-    let Paged::Page(page) = rig.store.page(Cursor::resume(before), ["pod".to_owned()].into()).await.unwrap()
-    else {
+    let Paged::Page(page) = rig.store.page(Cursor::resume(before), pods()).await.unwrap() else {
         panic!("compacted")
     };
     assert!(matches!(&page.events[..], [Event::Put(object)] if object.key == key("web")));
     assert_eq!(page.complete, Some(*revisions.borrow()));
+}
+
+#[tokio::test]
+async fn commit_wakes_those_who_watch_what_it_changed() {
+    let rig = Rig::new();
+    let node = |resource_version, json: Option<&[u8]>| {
+        let key = Key { kind: "node".into(), namespace: String::new(), name: "n".into() };
+        Change { key, uid: "a".into(), resource_version, json: json.map(|json| json.to_vec().into()) }
+    };
+    let mut follow = rig.store.follow(pods());
+    let mut woken = move || {
+        let woken = follow.has_changed().unwrap();
+        follow.mark_unchanged();
+        woken
+    };
+
+    rig.store.apply(put("web", 1, b"{}")).await.unwrap();
+    assert!(woken(), "put");
+    rig.store.apply(put("web", 1, b"{}")).await.unwrap();
+    assert!(!woken(), "nothing new");
+    rig.store.apply(vec![node(1, Some(b"{}"))]).await.unwrap();
+    rig.store.submit(upload(UploadKind::PodStatus, "web", "{}")).await.unwrap();
+    rig.store.apply(vec![node(1, None)]).await.unwrap();
+    assert!(!woken(), "another kind, and an upload");
+    let mut both = put("web", 2, b"{}");
+    both.push(node(2, Some(b"{}")));
+    rig.store.apply(both).await.unwrap();
+    assert!(woken(), "one of two kinds");
+    rig.store.absent(key("web"), rig.store.revision()).await.unwrap();
+    assert!(woken(), "end");
 }

@@ -8,7 +8,8 @@ use std::thread::{self, JoinHandle};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Heads, StoreError, is_corrupt};
+use super::wakes::Wakes;
+use super::{Heads, StoreError, is_corrupt, objects};
 
 /// Requests that wait for a thread before their senders do.
 const QUEUE: usize = 256;
@@ -59,8 +60,8 @@ impl<J> Drop for Worker<J> {
 /// Where the threads tell what everyone must know.
 #[derive(Debug)]
 pub(super) struct Signals {
-    /// Newest revision that is committed.
-    pub(super) revision: watch::Sender<u64>,
+    /// Newest revision that is committed, for those who watch.
+    pub(super) wakes: Wakes,
     /// Newest upload that is committed.
     pub(super) seq: watch::Sender<u64>,
     /// True once SQLite has called the file corrupt.
@@ -74,26 +75,37 @@ impl Signals {
         }
     }
 
-    fn publish(&self, heads: Heads) {
-        for (signal, value) in [(&self.revision, heads.revision), (&self.seq, heads.seq)] {
-            signal.send_if_modified(|known| std::mem::replace(known, value) != value);
+    fn publish(&self, committed: &Committed) {
+        let Heads { revision, seq } = committed.heads;
+        if !committed.kinds.is_empty() {
+            self.wakes.publish(revision, &committed.kinds);
         }
+        self.seq.send_if_modified(|known| std::mem::replace(known, seq) != seq);
     }
+}
+
+/// What a commit has changed.
+struct Committed {
+    heads: Heads,
+    /// Of the objects that were put or ended.
+    kinds: Vec<String>,
 }
 
 pub(super) struct Writer(Worker<Write>);
 
 impl Writer {
-    pub(super) fn start(connection: Connection, signals: Arc<Signals>) -> io::Result<Self> {
+    /// `heads` are those of the file as it was opened.
+    pub(super) fn start(connection: Connection, mut heads: Heads, signals: Arc<Signals>) -> io::Result<Self> {
         Worker::start("store-writer", move |mut jobs| {
             let mut health = Health::default();
             let mut finishes = Vec::new();
             while let Some(first) = jobs.blocking_recv() {
-                let outcome = commit(&connection, first, &mut jobs, &mut finishes);
+                let outcome = commit(&connection, heads, first, &mut jobs, &mut finishes);
                 health.note(&connection, outcome.as_ref().err());
                 let reply = match outcome {
-                    Ok(heads) => {
-                        signals.publish(heads);
+                    Ok(committed) => {
+                        heads = committed.heads;
+                        signals.publish(&committed);
                         Ok(())
                     }
                     Err(error) => {
@@ -143,10 +155,11 @@ impl Writer {
 /// the answers that are due. A write fails only when the disk does, and then all of its batch would.
 fn commit(
     connection: &Connection,
+    before: Heads,
     first: Write,
     jobs: &mut mpsc::Receiver<Write>,
     finishes: &mut Vec<Finish>,
-) -> rusqlite::Result<Heads> {
+) -> rusqlite::Result<Committed> {
     let mut done = connection.execute_batch("BEGIN IMMEDIATE");
     let mut next = Some(first);
     while let Some(write) = next {
@@ -157,8 +170,13 @@ fn commit(
     }
     let outcome = done.and_then(|()| {
         let heads = Heads::read(connection)?;
+        let kinds = if heads.revision == before.revision {
+            Vec::new()
+        } else {
+            objects::kinds_after(connection, before.revision)?
+        };
         connection.execute_batch("COMMIT")?;
-        Ok(heads)
+        Ok(Committed { heads, kinds })
     });
     // On some errors SQLite has rolled back by itself.
     if outcome.is_err()
