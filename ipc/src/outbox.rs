@@ -45,13 +45,22 @@ pub(crate) struct Outbox {
     /// Bytes of large messages that are not cut yet.
     uncut: usize,
     sent: u64,
-    /// The connection's task, and whether it must be woken: it has nothing to write and waits.
+    /// The connection's task.
     task: Option<Waker>,
-    asleep: bool,
-    /// It is to be woken, by whoever lets go of the lock.
-    roused: bool,
+    mood: Mood,
     /// The socket takes nothing more; the task waits for it.
     blocked: bool,
+}
+
+/// What the connection's task is up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    /// It runs, or will without our doing: it writes before it sleeps.
+    Awake,
+    /// It has nothing to write and waits.
+    Asleep,
+    /// It is to be woken by whoever lets go of the lock.
+    Roused,
 }
 
 impl Outbox {
@@ -69,8 +78,7 @@ impl Outbox {
             uncut: 0,
             sent: 0,
             task: None,
-            asleep: false,
-            roused: false,
+            mood: Mood::Awake,
             blocked: false,
         }
     }
@@ -176,22 +184,28 @@ impl Outbox {
 
     /// Has the connection's task woken if it waits for something to write.
     pub(crate) fn wake(&mut self) {
-        self.roused |= std::mem::take(&mut self.asleep);
+        if self.mood == Mood::Asleep {
+            self.mood = Mood::Roused;
+        }
     }
 
     /// The task, if it is to be woken: once the lock is free, and what it looks at without the lock is up to date.
     pub(crate) fn roused(&mut self) -> Option<Waker> {
-        if std::mem::take(&mut self.roused) { self.task.clone() } else { None }
+        if self.mood != Mood::Roused {
+            return None;
+        }
+        self.mood = Mood::Awake;
+        self.task.clone()
     }
 
     /// The connection's task runs, and will flush before it sleeps: nobody need wake it.
     pub(crate) fn awake(&mut self) {
-        self.asleep = false;
+        self.mood = Mood::Awake;
     }
 
     /// Whether the task waits, and has nothing to write before it may go on waiting.
     pub(crate) fn is_settled(&self) -> bool {
-        self.asleep
+        self.mood == Mood::Asleep
     }
 
     /// Writes until nothing is left; for the connection's task alone, which is woken when there is more.
@@ -210,7 +224,7 @@ impl Outbox {
                 break;
             }
         }
-        self.asleep = true;
+        self.mood = Mood::Asleep;
         Poll::Ready(Ok(()))
     }
 
