@@ -1,4 +1,6 @@
 //! D-Bus by zbus, peer to peer: its frames and its types without a broker, which would be two more hops.
+//!
+//! As an interface is usually written: `Vec<u8>` goes through serde byte by byte, which is what a large message costs here.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
