@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
@@ -178,7 +180,7 @@ impl Settings {
         let (manifest_name, manifest) = match &options.manifest {
             None => (side.manifest_name().to_owned(), side.manifest().to_owned()),
             Some(path) => {
-                let text = std::fs::read_to_string(path)
+                let text = read_manifest(path)
                     .map_err(|error| format!("could not read manifest {}: {error}", path.display()))?;
                 (path.display().to_string(), text)
             }
@@ -204,6 +206,18 @@ impl Settings {
             check: options.check,
         })
     }
+}
+
+/// 1 MiB: a manifest of all components has a hundredth of that, and a wrong file may be endless.
+const LONGEST_MANIFEST: u64 = 1 << 20;
+
+fn read_manifest(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?.take(LONGEST_MANIFEST + 1).read_to_string(&mut text)?;
+    if u64::try_from(read).is_ok_and(|read| read > LONGEST_MANIFEST) {
+        return Err(io::Error::other(format!("it has more than {LONGEST_MANIFEST} bytes")));
+    }
+    Ok(text)
 }
 
 fn own_folder() -> Result<PathBuf, String> {
@@ -235,6 +249,12 @@ mod tests {
             assert_eq!(Side::of_program(Some(&name.into())), side, "{name}");
         }
         assert_eq!(Side::of_program(None), Side::Edge);
+    }
+
+    #[test]
+    fn endless_manifest_is_refused() {
+        let error = read_manifest(Path::new("/dev/zero")).expect_err("endless");
+        assert!(error.to_string().contains("more than 1048576 bytes"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
+use nix::libc;
 
 /// A socket this component serves without a right to bind one. Blocking, as inherited: make it non-blocking before tokio
 /// takes it.
@@ -24,7 +25,10 @@ impl InheritedListener {
             Ok(Some(listener)) => Ok(Self::Unix(listener)),
             Ok(None) => Err(io::ErrorKind::NotFound.into()),
             Err(_) => {
-                let listener = inherited.take_tcp_listener(index)?;
+                // listenfd means IPv4 by TCP.
+                let listener = inherited.take_tcp_listener(index).or_else(|_| {
+                    inherited.take_custom(index, libc::AF_INET6, libc::SOCK_STREAM, "listening socket")
+                })?;
                 listener.map(Self::Tcp).ok_or_else(|| io::ErrorKind::NotFound.into())
             }
         }
