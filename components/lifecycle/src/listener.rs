@@ -5,7 +5,6 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
-use nix::libc;
 
 /// A socket this component serves without a right to bind one. Blocking, as inherited: make it non-blocking before tokio
 /// takes it.
@@ -13,7 +12,7 @@ use nix::libc;
 pub enum InheritedListener {
     /// At a path.
     Unix(UnixListener),
-    /// At an address.
+    /// At an address, of IPv4 or IPv6.
     Tcp(TcpListener),
 }
 
@@ -25,10 +24,7 @@ impl InheritedListener {
             Ok(Some(listener)) => Ok(Self::Unix(listener)),
             Ok(None) => Err(io::ErrorKind::NotFound.into()),
             Err(_) => {
-                // listenfd means IPv4 by TCP.
-                let listener = inherited.take_tcp_listener(index).or_else(|_| {
-                    inherited.take_custom(index, libc::AF_INET6, libc::SOCK_STREAM, "listening socket")
-                })?;
+                let listener = inherited.take_tcp_listener(index)?;
                 listener.map(Self::Tcp).ok_or_else(|| io::ErrorKind::NotFound.into())
             }
         }
