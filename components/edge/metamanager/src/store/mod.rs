@@ -2,6 +2,19 @@
 //!
 //! What each call promises: a write that returned is on the disk; a write that failed left nothing. After a failure
 //! (disk full, I/O error) reads go on and the next write is tried afresh.
+//!
+//! What survives what, once it was acknowledged:
+//!
+//! | | death of this process | power cut | disk full | corrupt file |
+//! |---|---|---|---|---|
+//! | objects, their revisions | yes | yes | yes | no |
+//! | ended objects (1 000, 24 h) | yes | yes | yes | no: watchers list again |
+//! | statuses, leases, nodes, pod deletes that wait | yes | yes | yes | no |
+//! | events that wait (1 000, oldest dropped and counted) | yes | yes | yes | no |
+//! | questions to the cloud, state of the link, deliveries to watchers | no: asked and told again | no | yes | no |
+//!
+//! A corrupt file is set aside, and the new one has another epoch; filling it again is for those who sent. The tests
+//! check each "yes": in `tests/power`, which says what it leaves out, and `tests/full_disk.rs`.
 
 mod objects;
 mod open;
