@@ -10,7 +10,7 @@ pub mod syscalls;
 mod view;
 
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use launch::{Access, Confinement, Filter, Landlock, Mount, Namespaces, Root, Support, View};
 
@@ -31,6 +31,8 @@ pub struct Subject<'a> {
     pub component: &'a Component,
     /// The other components of the manifest.
     pub others: &'a [&'a str],
+    /// Sockets in the run directory that are not for it.
+    pub sockets: &'a [PathBuf],
     /// Where everything is.
     pub places: &'a Places,
     /// The configuration file. May not exist.
@@ -46,7 +48,12 @@ pub struct Machine<'a> {
     pub resolver: Option<&'a Path>,
     /// Why mounts cannot be shared at a place that the component shares.
     pub unshared: Option<&'a str>,
+    /// Those of [`MODULES`] that are there.
+    pub modules: &'a [&'a Path],
 }
+
+/// Where the kernel's modules lie, among the libraries. No component loads or reads one.
+pub const MODULES: [&str; 2] = ["/lib/modules", "/usr/lib/modules"];
 
 /// What a process of a component is kept from. The program is not in it: it may change from launch to launch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +75,7 @@ pub struct Profile {
 }
 
 /// The folder private roots are mounted on, in each component's own mount namespace.
-pub fn staging(run_dir: &Path) -> std::path::PathBuf {
+pub fn staging(run_dir: &Path) -> PathBuf {
     run_dir.join("root")
 }
 
@@ -85,7 +92,7 @@ pub fn profile(subject: &Subject<'_>, machine: &Machine<'_>) -> Profile {
         if host_root {
             let shared = component.paths.shared.iter().filter_map(|path| subject.places.fill(path).ok());
             let root = Root::Host { shared: shared.map(Into::into).collect() };
-            view = Some(View { root, mounts: files.masks() });
+            view = Some(View { root, mounts: files.on_the_host() });
         } else if support.private_root {
             let root = Root::Private { staging: staging(&subject.places.run) };
             view = Some(View { root, mounts: files.mounts() });

@@ -312,6 +312,8 @@ pub fn prepare(
     }
     tokio::spawn(copies.keep());
     let target = std::fs::canonicalize(RESOLVER).ok().filter(|target| target != Path::new(RESOLVER));
+    let modules =
+        confine::MODULES.map(Path::new).into_iter().filter(|path| path.is_dir()).collect::<Vec<_>>();
     let mut parts = Vec::new();
     for (name, component) in &manifest.components {
         let identity = identity_of(name);
@@ -331,8 +333,21 @@ pub fn prepare(
         let unshared = shared(component, &places, &support);
         let others: Vec<&str> =
             manifest.components.keys().map(String::as_str).filter(|other| other != name).collect();
-        let subject = Subject { name, component, others: &others, places: &places, config: &settings.config };
-        let machine = Machine { support, resolver: target.as_deref(), unshared: unshared.as_deref() };
+        let sockets = wiring::sockets_of_others(&places, manifest, name);
+        let subject = Subject {
+            name,
+            component,
+            others: &others,
+            sockets: &sockets,
+            places: &places,
+            config: &settings.config,
+        };
+        let machine = Machine {
+            support,
+            resolver: target.as_deref(),
+            unshared: unshared.as_deref(),
+            modules: &modules,
+        };
         let profile = confine::profile(&subject, &machine);
 
         let granted = granted(component);

@@ -132,6 +132,19 @@ pub fn remove_stale(run_dir: &Path, manifest: &Manifest) -> io::Result<()> {
     Ok(())
 }
 
+/// The sockets of the run directory that are none of a component's business: those of others' links and listeners, others'
+/// notify sockets, and the control socket.
+pub fn sockets_of_others(places: &Places, manifest: &Manifest, name: &str) -> Vec<PathBuf> {
+    let mut sockets = vec![control_path(&places.run)];
+    for (other, component) in manifest.components.iter().filter(|(other, _)| *other != name) {
+        sockets.extend(component.calls.keys().map(|server| path(&places.run, server, other)));
+        sockets.push(notify_path(&places.run, other));
+        let addresses = component.listen.values().filter_map(|address| places.fill(address).ok());
+        sockets.extend(addresses.map(PathBuf::from).filter(|address| address.is_absolute()));
+    }
+    sockets
+}
+
 /// `APIARY_LINKS`: `client:uid:Method,Method` entries joined by `;`, in the order of the inherited descriptors.
 pub fn links_variable(links: &[Link]) -> String {
     let mut text = String::new();

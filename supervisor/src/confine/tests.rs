@@ -31,8 +31,14 @@ fn of(side: Side, name: &str, machine: &Machine<'_>) -> Profile {
     let others: Vec<&str> =
         manifest.components.keys().map(String::as_str).filter(|other| *other != name).collect();
     let component = &manifest.components[name];
-    let subject =
-        Subject { name, component, others: &others, places: &places, config: Path::new("/c/x.yaml") };
+    let subject = Subject {
+        name,
+        component,
+        others: &others,
+        sockets: &crate::wiring::sockets_of_others(&places, &manifest, name),
+        places: &places,
+        config: Path::new("/c/x.yaml"),
+    };
     profile(&subject, machine)
 }
 
@@ -158,14 +164,44 @@ fn edged_keeps_the_hosts_root_without_what_others_own() {
     let profile = of(Side::Edge, "edged", &machine(full()));
     let view = profile.view.expect("view");
     assert_eq!(view.root, Root::Host { shared: vec!["/var/lib/kubelet".into()] });
-    for hidden in
-        ["/s/keyholder", "/s/metamanager", "/s/edgehub", "/r/keyholder", "/r/metamanager", "/r/edgehub"]
-    {
+    for hidden in [
+        "/s/keyholder",
+        "/s/metamanager",
+        "/r/edgehub",
+        "/r/link/keyholder.edgehub.sock",
+        "/r/link/supervisor.metrics.sock",
+        "/r/notify/edgehub.sock",
+        "/r/metrics.sock",
+        "/r/control.sock",
+        "/dev/kmsg",
+    ] {
         assert!(view.mounts.contains(&Mount::Mask { path: hidden.into() }), "{hidden}");
     }
-    assert!(!view.mounts.iter().any(|mount| mount.path().ends_with("edged")));
+    for own in ["/s/edged", "/r/link/metamanager.edged.sock", "/r/notify/edged.sock"] {
+        assert!(!view.mounts.contains(&Mount::Mask { path: own.into() }), "{own}");
+    }
+    let kernel_settings = view.mounts.iter().find(|mount| mount.path() == Path::new("/proc/sys"));
+    assert!(matches!(kernel_settings, Some(Mount::Bind { access: Access::ReadOnly, .. })));
     let landlock = profile.landlock.expect("Landlock");
     assert!(!landlock.files && landlock.rules.is_empty() && landlock.connect_tcp && !landlock.bind_tcp);
+}
+
+#[test]
+fn kernel_modules_among_the_libraries_are_hidden_where_there_are_any() {
+    let modules = Path::new("/usr/lib/modules");
+    for name in ["keyholder", "edged"] {
+        let mask = Mount::Mask { path: modules.into() };
+        let view = |modules: &[&Path]| {
+            of(Side::Edge, name, &Machine { modules, ..machine(full()) }).view.expect("view").mounts
+        };
+        let libraries =
+            |mounts: &[Mount]| mounts.iter().position(|mount| mount.path() == Path::new("/usr/lib"));
+        let there = [modules];
+        let with = view(&there);
+        let at = with.iter().position(|mount| *mount == mask);
+        assert!(at.is_some() && at > libraries(&with), "{name}: {with:?}");
+        assert!(!view(&[]).contains(&mask), "{name}");
+    }
 }
 
 #[test]

@@ -39,6 +39,9 @@ const OUTBOUND: [&str; 7] = [
     "/etc/pki",
 ];
 
+/// The kernel's messages and the machine's clock, for whoever keeps the host's root.
+const KERNELS_OWN: [&str; 4] = ["/dev/kmsg", "/proc/kmsg", "/dev/rtc0", "/dev/rtc"];
+
 /// Enough for what SQLite and libraries put into `/tmp`, and little enough for a device.
 const TMP_BYTES: u64 = 16 << 20;
 
@@ -57,7 +60,12 @@ pub(super) struct Files {
     shown: Vec<Shown>,
     /// Link and what it says.
     links: Vec<(PathBuf, PathBuf)>,
+    /// The own directories, which hold no device files.
+    own: Vec<PathBuf>,
+    /// Directories and sockets of others.
     hidden: Vec<PathBuf>,
+    /// Kernel modules among the libraries.
+    modules: Vec<PathBuf>,
     /// Read where there is no view to make them look otherwise.
     without_view: Vec<PathBuf>,
 }
@@ -65,8 +73,14 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn of(subject: &Subject<'_>, machine: &Machine<'_>) -> Self {
         let Subject { name, component, places, .. } = *subject;
-        let mut files =
-            Self { shown: Vec::new(), links: Vec::new(), hidden: Vec::new(), without_view: Vec::new() };
+        let mut files = Self {
+            shown: Vec::new(),
+            links: Vec::new(),
+            own: Vec::new(),
+            hidden: subject.sockets.to_vec(),
+            modules: machine.modules.iter().map(|path| path.to_path_buf()).collect(),
+            without_view: Vec::new(),
+        };
         for path in LIBRARIES {
             files.shown.push(Shown { path: path.into(), access: Access::ReadOnly, libraries: true });
         }
@@ -89,6 +103,7 @@ impl Files {
         files.show(subject.config, Access::ReadOnly);
         for root in [&places.state, &places.run] {
             files.show(root.join(name), Access::ReadWrite);
+            files.own.push(root.join(name));
             files.hidden.extend(subject.others.iter().map(|other| root.join(other)));
         }
         for server in component.calls.keys() {
@@ -139,13 +154,25 @@ impl Files {
                 .iter()
                 .map(|(path, target)| Mount::Symlink { path: path.clone(), target: target.clone() }),
         );
+        mounts.extend(self.modules.iter().map(|path| Mount::Mask { path: path.clone() }));
         mounts.sort_by(|a, b| a.path().cmp(b.path()));
         mounts
     }
 
-    /// What hides other components' directories in the host's root.
-    pub(super) fn masks(&self) -> Vec<Mount> {
-        self.hidden.iter().map(|path| Mount::Mask { path: path.clone() }).collect()
+    /// What holds a component that keeps the host's root: what is others' and what is the kernel's is hidden or read-only.
+    pub(super) fn on_the_host(&self) -> Vec<Mount> {
+        let again = |path: &Path, access| Mount::Bind {
+            source: path.to_owned(),
+            path: path.to_owned(),
+            access,
+            exec: false,
+            optional: true,
+        };
+        let masked = self.hidden.iter().chain(&self.modules).cloned().chain(KERNELS_OWN.map(PathBuf::from));
+        let mut mounts: Vec<Mount> = self.own.iter().map(|path| again(path, Access::ReadWrite)).collect();
+        mounts.push(again(Path::new("/proc/sys"), Access::ReadOnly));
+        mounts.extend(masked.map(|path| Mount::Mask { path }));
+        mounts
     }
 
     /// The same for Landlock. Libraries are mapped, not run: only the loader is. The host's own `/tmp` is not granted.
