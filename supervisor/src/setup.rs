@@ -8,7 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use launch::{CapabilitySet, Identity, Limit, Namespaces, Root, Support, View};
+use launch::{CapabilitySet, Identity, Inherited, Launch, Limit, Namespaces, Root, Support, View};
 use thiserror::Error;
 
 use crate::accounts;
@@ -23,24 +23,14 @@ use crate::policy::EXIT_CONFIG;
 use crate::reexec::Kept;
 use crate::wiring::{self, Link, Listener};
 
-/// What launching and looking after processes takes.
-const NEEDED: [&str; 11] = [
-    // Directories and links are given to the components' users,
+/// What the supervisor itself needs, beside what launching takes and what it grants.
+const NEEDED: [&str; 5] = [
+    // Directories and links are given to the components' users.
     "CAP_CHOWN",
     "CAP_FOWNER",
-    // and looked after there.
-    "CAP_DAC_OVERRIDE",
-    // A process becomes its user, with a smaller bounding set.
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    // Namespaces and mounts.
-    "CAP_SYS_ADMIN",
     // Signals to processes of other users; what they use of memory.
     "CAP_KILL",
     "CAP_SYS_PTRACE",
-    // More descriptors than our own limit.
-    "CAP_SYS_RESOURCE",
     // Listeners from the command line.
     "CAP_NET_BIND_SERVICE",
 ];
@@ -286,6 +276,36 @@ pub struct Prepared {
     pub env: Vec<(String, OsString)>,
 }
 
+impl Prepared {
+    /// One launch of it: `program` in its place, in these cgroups.
+    pub fn launch<'a>(
+        &'a self,
+        program: PathBuf,
+        generation: u64,
+        cgroups: Vec<BorrowedFd<'a>>,
+    ) -> Launch<'a> {
+        let mut env: Vec<_> = self.env.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        env.push(("APIARY_GENERATION", generation.to_string().into()));
+        let links = self.links.iter().map(|link| Inherited { name: &link.client, fd: link.listener.as_fd() });
+        let listeners = self
+            .listeners
+            .iter()
+            .map(|listener| Inherited { name: &listener.name, fd: listener.listener.as_fd() });
+        Launch {
+            component: &self.name,
+            argv0: &self.name,
+            args: Vec::new(),
+            env,
+            inherited: links.chain(listeners).collect(),
+            identity: self.change_identity.then(|| self.identity.clone()),
+            capabilities: self.capabilities,
+            limits: self.limits.clone(),
+            confinement: self.profile.confinement(&program, cgroups),
+            exec: program,
+        }
+    }
+}
+
 /// Prepares every component, in start order: by rank, then by name. Within a tokio runtime.
 ///
 /// With each comes the socket on which it tells of itself. Sockets among `kept` are used as they are.
@@ -407,7 +427,7 @@ pub fn drop_rights(manifest: &Manifest) -> Result<CapabilitySet, StartError> {
         .values()
         .map(granted)
         .chain(NEEDED.iter().filter_map(|name| CapabilitySet::named(name)))
-        .fold(CapabilitySet::EMPTY, CapabilitySet::union);
+        .fold(CapabilitySet::for_launching(), CapabilitySet::union);
     wanted.keep_only().map_err(|source| StartError::Io { what: "give up capabilities".to_owned(), source })
 }
 

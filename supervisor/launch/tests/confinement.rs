@@ -1,23 +1,23 @@
 //! What a process can reach and do beyond the file system: real launches that look at themselves. Those that make
 //! namespaces or control groups need root.
 
-mod common;
+mod probed;
 
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use common::probe::Queue;
-use common::{DONE, filter, finish, is_root, output, place, private, probe, said, shell, step_of};
 use launch::{
     CapabilitySet, Error, Filter, Identity, Inherited, Limit, Mount, Namespaces, Step, Support, launch,
 };
+use probed::probe::Queue;
+use probed::{DONE, filter, finish, is_root, output, place, private, probe, said, shell, step_of};
 
 /// Not a test: what the launched copies of this program do.
 #[test]
 fn probe_task() {
-    common::probe::run();
+    probed::probe::run();
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn keys_of_the_supervisor_are_not_there() {
     }
     // The keyring is this thread's.
     std::thread::spawn(|| {
-        common::probe::add_key_to_own_keyring("apiary-launch-test");
+        probed::probe::add_key_to_own_keyring("apiary-launch-test");
         let mut plan = probe("find key", "apiary-launch-test");
         assert_eq!(said(&plan), DONE);
         plan.confinement.keyring = true;
@@ -236,7 +236,7 @@ fn fully_confined_process_has_only_its_descriptors() {
         ..launch::Landlock::default()
     });
     plan.confinement.filters = vec![filter(libc::SYS_ptrace, libc::SECCOMP_RET_KILL_PROCESS)];
-    plan.identity = Some(common::nobody());
+    plan.identity = Some(probed::nobody());
     assert_eq!(output(&plan), "0\n1\n2\n3\n");
 }
 

@@ -1,14 +1,14 @@
 //! A program that becomes its successor: what it keeps, what it does not, and its children.
 
-mod common;
+mod probed;
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use common::{finish, probe, shell};
 use launch::{CapabilitySet, Child, Exit, Process, exec_self, launch, take_inherited};
+use probed::{finish, probe, shell};
 
 /// Not a test: the program, first as the predecessor and then as the successor. Run with one test thread, so it is on the
 /// main thread, as the supervisor is.
@@ -125,7 +125,7 @@ fn adopted_process_hands_its_pidfd_on() {
 
 #[test]
 fn capabilities_given_up_do_not_come_back() {
-    if !common::is_root() {
+    if !probed::is_root() {
         return;
     }
     // Capabilities are this thread's.
@@ -145,11 +145,11 @@ fn capabilities_given_up_do_not_come_back() {
         let names: Vec<_> = keep.intersection(held).names().collect();
         assert_eq!(set("CapBnd:").count_ones() as usize, names.len(), "{names:?}");
         // And is still enough for a launch with everything.
-        let place = common::place();
+        let place = probed::place();
         let mut plan = shell("true");
-        common::private(&mut plan, place.path(), []);
-        plan.identity = Some(common::nobody());
-        common::output(&plan);
+        probed::private(&mut plan, place.path(), []);
+        plan.identity = Some(probed::nobody());
+        probed::output(&plan);
     })
     .join()
     .expect("join");

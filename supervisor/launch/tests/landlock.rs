@@ -1,20 +1,20 @@
 //! What Landlock refuses: launches of this very program, confined by nothing else. They need no root, but a kernel with
 //! Landlock.
 
-mod common;
+mod probed;
 
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 
-use common::{DONE, probe, said, step_of};
 use launch::{Access, Landlock, Launch, Step, Support, launch};
+use probed::{DONE, probe, said, step_of};
 
 /// Not a test: what the launched copies of this program do.
 #[test]
 fn probe_task() {
-    common::probe::run();
+    probed::probe::run();
 }
 
 fn has(abi: u32) -> bool {
@@ -144,13 +144,13 @@ fn signals_and_abstract_sockets_stay_within_the_domain() {
 
 #[test]
 fn kernel_without_landlock_offers_none_and_fails_at_the_step() {
-    if !common::is_root() {
+    if !probed::is_root() {
         return;
     }
     std::thread::spawn(|| {
-        common::without_system_call(libc::SYS_landlock_create_ruleset);
+        probed::without_system_call(libc::SYS_landlock_create_ruleset);
         assert_eq!(Support::probe().expect("probe").landlock_abi, 0);
-        let mut plan = common::shell("");
+        let mut plan = probed::shell("");
         plan.confinement.landlock = Some(Landlock { files: true, ..Landlock::default() });
         let (step, source) = step_of(launch(&plan));
         assert_eq!((step, source.raw_os_error()), (Step::Landlock, Some(libc::ENOSYS)));
@@ -161,7 +161,7 @@ fn kernel_without_landlock_offers_none_and_fails_at_the_step() {
 
 #[test]
 fn rule_behind_a_planted_symbolic_link_is_refused_by_name() {
-    if !has(1) || !common::is_root() {
+    if !has(1) || !probed::is_root() {
         return;
     }
     let dir = tempfile::tempdir().expect("directory");

@@ -1,13 +1,13 @@
 //! Real children. They run `/bin/sh`; the one that needs root says so when it cannot run.
 
-mod common;
+mod probed;
 
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
-use common::{is_root, output, shell, step_of};
 use launch::{CapabilitySet, Error, Identity, Inherited, Limit, Step, launch};
+use probed::{is_root, output, shell, step_of};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 #[test]

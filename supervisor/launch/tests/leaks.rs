@@ -1,9 +1,9 @@
 //! What launches leave behind in the launching process: nothing. Alone in its program, since it counts descriptors.
 
-mod common;
+mod probed;
 
-use common::{finish, is_root, nobody, place, private, shell};
 use launch::{Support, launch};
+use probed::{finish, is_root, nobody, place, private, shell};
 
 #[test]
 fn launches_leave_no_descriptor_open() {

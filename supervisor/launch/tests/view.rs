@@ -1,6 +1,6 @@
 //! What a process sees of the file system: real launches into private roots, and into the host's. They need root.
 
-mod common;
+mod probed;
 
 use std::fs::File;
 use std::os::unix::fs::{lchown, symlink};
@@ -8,17 +8,17 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{
+use launch::{Access, CapabilitySet, Error, Identity, Launch, Mount, Namespaces, Root, Step, View, launch};
+use probed::{
     DONE, allow, bind, finish, in_own_mount_namespace, is_root, nobody, output, place, private, probe, said,
     shell, step_of,
 };
-use launch::{Access, CapabilitySet, Error, Identity, Launch, Mount, Namespaces, Root, Step, View, launch};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 /// Not a test: what the launched copies of this program do.
 #[test]
 fn probe_task() {
-    common::probe::run();
+    probed::probe::run();
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn older_kernel_restricts_the_mount_and_leaves_out_those_below() {
         rustix::mount::mount("tmpfs", granted.join("below"), "tmpfs", MountFlags::empty(), None)
             .expect("mount");
         std::fs::write(granted.join("below/x"), "below\n").expect("write");
-        common::without_system_call(libc::SYS_mount_setattr);
+        probed::without_system_call(libc::SYS_mount_setattr);
         assert!(!launch::Support::probe().expect("probe").recursive_mounts);
         assert_eq!(output(&plan), "refused\n1\n");
     });
@@ -198,7 +198,7 @@ fn private_root_is_made_on_the_initial_ram_disk_too() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             // There, the kernel refuses to exchange the root.
-            common::refusing(libc::SYS_pivot_root, libc::EINVAL);
+            probed::refusing(libc::SYS_pivot_root, libc::EINVAL);
             assert!(launch::Support::probe().expect("probe").private_root);
             assert_eq!(output(&plan), usual);
         });

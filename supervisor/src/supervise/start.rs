@@ -1,11 +1,10 @@
 //! One start of one component: which file, with which confinement and in which groups.
 
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use launch::{Error, Exit, Inherited, Launch, Process, Step};
+use launch::{Error, Exit, Process, Step};
 use tokio::net::unix::pipe;
 
 use super::part::{Part, Running};
@@ -34,7 +33,8 @@ impl Supervisor<'_> {
         let program = part.choose_program(self.settings);
         part.memory_kills_before = part.group.memory_kills();
         let since = Instant::now();
-        let child = launch::launch(&part.plan(program, generation)).map_err(|error| {
+        let child = launch::launch(&part.prepared.launch(program, generation, part.group.join().collect()))
+            .map_err(|error| {
             // The file is not there, or is no program.
             if matches!(error, Error::Step { step: Step::View | Step::Exec, .. }) {
                 part.program.failed();
@@ -109,34 +109,5 @@ impl Part {
             Choice::Previous => previous,
         };
         self.exec.clone()
-    }
-
-    fn plan(&self, program: PathBuf, generation: u64) -> Launch<'_> {
-        let prepared = &self.prepared;
-        let mut env: Vec<_> =
-            prepared.env.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-        env.push(("APIARY_GENERATION", generation.to_string().into()));
-        Launch {
-            component: &prepared.name,
-            argv0: &prepared.name,
-            args: Vec::new(),
-            env,
-            inherited: prepared
-                .links
-                .iter()
-                .map(|link| Inherited { name: &link.client, fd: link.listener.as_fd() })
-                .chain(
-                    prepared
-                        .listeners
-                        .iter()
-                        .map(|listener| Inherited { name: &listener.name, fd: listener.listener.as_fd() }),
-                )
-                .collect(),
-            identity: prepared.change_identity.then(|| prepared.identity.clone()),
-            capabilities: prepared.capabilities,
-            limits: prepared.limits.clone(),
-            confinement: prepared.profile.confinement(&program, self.group.join().collect()),
-            exec: program,
-        }
     }
 }

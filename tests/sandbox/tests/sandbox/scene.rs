@@ -391,7 +391,8 @@ impl Scene {
     ) -> Result<((Option<Process>, Option<Exit>), String)> {
         let part = self.part(name)?;
         let program = PathBuf::from(self.program(name));
-        let mut plan = plan(&part.prepared, &part.group, &program);
+        // The very launch the supervisor makes, with nothing but the program's arguments to come.
+        let mut plan = part.prepared.launch(program, 1, part.group.join().collect());
         plan.args = words.iter().map(Into::into).collect();
         if held == Held::WithoutFilters {
             plan.confinement.filters.clear();
@@ -459,29 +460,6 @@ impl Drop for Scene {
             part.group.remove();
         }
         self.cgroups.remove();
-    }
-}
-
-/// The launch as the supervisor makes it, with nothing but the program's arguments to come.
-fn plan<'a>(prepared: &'a Prepared, group: &'a Group, program: &Path) -> Launch<'a> {
-    let mut env: Vec<_> = prepared.env.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-    env.push(("APIARY_GENERATION", "1".into()));
-    let links = prepared.links.iter().map(|link| Inherited { name: &link.client, fd: link.listener.as_fd() });
-    let listeners = prepared
-        .listeners
-        .iter()
-        .map(|listener| Inherited { name: &listener.name, fd: listener.listener.as_fd() });
-    Launch {
-        component: &prepared.name,
-        exec: program.to_owned(),
-        argv0: &prepared.name,
-        args: Vec::new(),
-        env,
-        inherited: links.chain(listeners).collect(),
-        identity: prepared.change_identity.then(|| prepared.identity.clone()),
-        capabilities: prepared.capabilities,
-        limits: prepared.limits.clone(),
-        confinement: prepared.profile.confinement(program, group.join().collect()),
     }
 }
 
