@@ -94,13 +94,13 @@ const FAMILIES: [Family; 28] = [
         name: "apiary_component_ready_seconds",
         kind: Kind::Gauge,
         help: "How long the component's last start took until it was ready.",
-        samples: |now, out| each_decimal(now, out, 6, |component| component.ready_us),
+        samples: |now, out| each_known_decimal(now, out, 6, |component| component.ready_us),
     },
     Family {
         name: "apiary_component_ready_timestamp_seconds",
         kind: Kind::Gauge,
         help: "Unix time at which the component last became ready.",
-        samples: |now, out| each_decimal(now, out, 3, |component| component.ready_since_ms),
+        samples: |now, out| each_known_decimal(now, out, 3, |component| component.ready_since_ms),
     },
     Family {
         name: "apiary_component_restarts_total",
@@ -142,7 +142,7 @@ const FAMILIES: [Family; 28] = [
         name: "apiary_component_memory_bytes",
         kind: Kind::Gauge,
         help: "Proportional set size: private memory, and each shared page divided by the processes that share it.",
-        samples: |now, out| each(now, out, |component| bytes(component.pss_kib)),
+        samples: |now, out| each_known(now, out, |component| bytes(component.pss_kib)),
     },
     Family {
         name: "apiary_component_cgroup_memory_bytes",
@@ -160,13 +160,13 @@ const FAMILIES: [Family; 28] = [
         name: "apiary_component_cpu_seconds_total",
         kind: Kind::Counter,
         help: "CPU time of the component's present process.",
-        samples: |now, out| each_decimal(now, out, 9, |component| component.cpu_ns),
+        samples: |now, out| each_known_decimal(now, out, 9, |component| component.cpu_ns),
     },
     Family {
         name: "apiary_component_threads",
         kind: Kind::Gauge,
         help: "Threads of the component.",
-        samples: |now, out| each(now, out, |component| component.threads.into()),
+        samples: |now, out| each_known(now, out, |component| component.threads.into()),
     },
     Family {
         name: "apiary_component_threads_limit",
@@ -246,7 +246,8 @@ fn each(now: &Snapshot, out: &mut Samples, value: impl Fn(&Component) -> u64) {
     }
 }
 
-/// Only where the supervisor knows it: 0 is its word for "unknown" and "no limit".
+/// Only where the supervisor knows it: 0 is its word for "unknown", "never" and "no limit". Of a counter, Prometheus
+/// would take it for a reset.
 fn each_known(now: &Snapshot, out: &mut Samples, value: impl Fn(&Component) -> u64) {
     for component in components(now).filter(|component| value(component) > 0) {
         out.add(&[("component", &component.name)], value(component));
@@ -255,6 +256,13 @@ fn each_known(now: &Snapshot, out: &mut Samples, value: impl Fn(&Component) -> u
 
 fn each_decimal(now: &Snapshot, out: &mut Samples, digits: u32, value: impl Fn(&Component) -> u64) {
     for component in components(now) {
+        out.add_decimal(&[("component", &component.name)], value(component), digits);
+    }
+}
+
+/// As `each_known`.
+fn each_known_decimal(now: &Snapshot, out: &mut Samples, digits: u32, value: impl Fn(&Component) -> u64) {
+    for component in components(now).filter(|component| value(component) > 0) {
         out.add_decimal(&[("component", &component.name)], value(component), digits);
     }
 }

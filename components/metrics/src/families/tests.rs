@@ -125,10 +125,40 @@ fn every_number_of_the_supervisor_is_shown() {
 }
 
 #[test]
-fn unknown_memory_ceiling_is_left_out_instead_of_zero() {
-    let mut unlimited = full();
-    unlimited.status.components[0].memory_limit_kib = 0;
-    assert!(!parse(&render(&unlimited)).contains_key("apiary_component_cgroup_memory_limit_bytes"));
+fn what_the_supervisor_does_not_know_is_left_out_instead_of_zero() {
+    type Known = (&'static str, fn(&mut Component));
+    let known: [Known; 8] = [
+        ("ready_seconds", |it| it.ready_us = 0),
+        ("ready_timestamp_seconds", |it| it.ready_since_ms = 0),
+        ("memory_bytes", |it| it.pss_kib = 0),
+        ("cgroup_memory_bytes", |it| it.memory_kib = 0),
+        ("cgroup_memory_limit_bytes", |it| it.memory_limit_kib = 0),
+        ("cpu_seconds_total", |it| it.cpu_ns = 0),
+        ("threads", |it| it.threads = 0),
+        ("threads_limit", |it| it.pids_limit = 0),
+    ];
+    for (name, forget) in known {
+        let mut unknown = full();
+        let mut other = unknown.status.components[0].clone();
+        other.name = "edgehub".into();
+        forget(&mut unknown.status.components[0]);
+        unknown.status.components.push(other);
+        let metrics = parse(&render(&unknown));
+        let samples = &metrics[&format!("apiary_component_{name}")];
+        assert_eq!(samples.len(), 1, "{name}: {samples:?}");
+        assert_eq!(samples[0].labels["component"], "edgehub", "{name}");
+    }
+}
+
+#[test]
+fn zero_is_shown_where_it_is_a_number() {
+    let mut fresh = full();
+    let component = &mut fresh.status.components[0];
+    (component.restarts, component.next_start_ms) = (0, 0);
+    let metrics = parse(&render(&fresh));
+    for name in ["restarts_total", "backoff_seconds"] {
+        assert_eq!(metrics[&format!("apiary_component_{name}")].len(), 1, "{name}");
+    }
 }
 
 #[test]
