@@ -97,7 +97,7 @@ pub fn profile(subject: &Subject<'_>, machine: &Machine<'_>) -> Profile {
             let root = Root::Private { staging: staging(&subject.places.run) };
             view = Some(View { root, mounts: files.mounts() });
         } else {
-            missing.push("private root (/ is the initial RAM disk)".to_owned());
+            missing.push("private root (mounts are refused here)".to_owned());
         }
     }
     let landlock = landlock(component, support, &files, view.is_some(), namespaces, &mut missing);

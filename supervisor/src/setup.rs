@@ -332,8 +332,10 @@ pub fn prepare(
     }
     tokio::spawn(copies.keep());
     let target = std::fs::canonicalize(RESOLVER).ok().filter(|target| target != Path::new(RESOLVER));
+    // A symbolic link leads out of a private root, and its target is no folder of libraries.
+    let is_folder = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
     let modules =
-        confine::MODULES.map(Path::new).into_iter().filter(|path| path.is_dir()).collect::<Vec<_>>();
+        confine::MODULES.map(Path::new).into_iter().filter(|path| is_folder(path)).collect::<Vec<_>>();
     let mut parts = Vec::new();
     for (name, component) in &manifest.components {
         let identity = identity_of(name);

@@ -81,6 +81,10 @@ fn try_all() -> u8 {
             possible |= kind.bits();
         }
     }
+    // A container may let us have the namespace and forbid every mount in it.
+    if possible & Namespaces::MOUNT.bits() != 0 && view::try_host_root().is_err() {
+        possible &= !Namespaces::MOUNT.bits();
+    }
     if possible & Namespaces::MOUNT.bits() != 0 && view::try_private_root().is_ok() {
         possible |= PRIVATE_ROOT;
     }

@@ -50,9 +50,12 @@ fn unescape(text: &str) -> std::ffi::OsString {
 /// not go away with it. A path with symbolic links is refused, since the table of mounts knows no such names.
 pub fn ensure(path: &Path) -> io::Result<()> {
     std::fs::create_dir_all(path)?;
-    if path.canonicalize()? != path {
+    let real = path.canonicalize()?;
+    if real != path {
         return Err(io::Error::other("a symbolic link leads there: name the folder itself, with --path"));
     }
+    // As the table of mounts spells it: without a slash at the end.
+    let path = real.as_path();
     let none = None::<&str>;
     let before = place(&std::fs::read_to_string("/proc/self/mountinfo")?, path);
     if before == Place::Folder {

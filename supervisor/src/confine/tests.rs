@@ -234,7 +234,7 @@ fn what_the_machine_lacks_is_left_out_and_said() {
 
     let initial = Support { private_root: false, ..full() };
     let profile = of(Side::Edge, "metamanager", &machine(initial));
-    assert_eq!(profile.missing, ["private root (/ is the initial RAM disk)"]);
+    assert_eq!(profile.missing, ["private root (mounts are refused here)"]);
     assert!(profile.view.is_none());
     assert!(
         profile

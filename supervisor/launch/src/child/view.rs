@@ -41,7 +41,7 @@ pub(super) fn apply(plan: &mut Plan) -> std::result::Result<(), Failure> {
             for (n, place) in shared.iter_mut().enumerate() {
                 at(clone_shared(place), Some(after + n))?;
             }
-            at(mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC), None)?;
+            at(cut_from_host(), None)?;
             pieces(&plan.pieces, None)?;
             for (n, place) in shared.iter_mut().enumerate() {
                 at(attach_shared(place), Some(after + n))?;
@@ -53,6 +53,11 @@ pub(super) fn apply(plan: &mut Plan) -> std::result::Result<(), Failure> {
 
 fn at<T>(result: Result<T>, subject: Option<usize>) -> std::result::Result<T, Failure> {
     result.map_err(|errno| Failure { subject, ..Failure::new(Step::View, errno) })
+}
+
+/// What the host mounts is still seen, and nothing is seen there of what is mounted here.
+fn cut_from_host() -> Result<()> {
+    mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
 }
 
 /// Cuts the ties of the namespace's mounts to the host's, and mounts an empty root.
@@ -248,6 +253,10 @@ fn remount(tree: &OwnedFd, attributes: MountAttrFlags) -> Result<()> {
 }
 
 /// Tries, in a namespace that is thrown away, whether `/` may be replaced.
+pub(crate) fn try_host_root() -> Result<()> {
+    cut_from_host()
+}
+
 pub(crate) fn try_private_root() -> Result<()> {
     // Any directory will do; nothing is left of it.
     finish_private(&begin_private(c"/dev")?)
