@@ -109,7 +109,8 @@ impl AsFd for Socket {
 /// `None` for a datagram that is too long or of an unknown sender.
 fn receive(socket: &UnixDatagram) -> io::Result<Option<(u32, Notice)>> {
     let mut buffer = [0; LONGEST];
-    // Room for the sender's ids only: descriptors sent along find none, and the kernel closes them.
+    // Room for the sender's ids only: descriptors sent along find none, and the kernel closes them. Then it says that
+    // something was cut off, which is an error to nix, and the datagram is passed over.
     let mut control = nix::cmsg_space!(UnixCredentials);
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let message = recvmsg::<()>(
@@ -118,7 +119,8 @@ fn receive(socket: &UnixDatagram) -> io::Result<Option<(u32, Notice)>> {
         Some(&mut control),
         MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC,
     )?;
-    let sender = message.cmsgs()?.find_map(|part| match part {
+    let Ok(mut ancillary) = message.cmsgs() else { return Ok(None) };
+    let sender = ancillary.find_map(|part| match part {
         ControlMessageOwned::ScmCredentials(credentials) => u32::try_from(credentials.pid()).ok(),
         _ => None,
     });
