@@ -84,6 +84,10 @@ fn run(settings: &Settings, checked_by: CheckedBy) -> Result<(), StartError> {
         .enable_all()
         .max_blocking_threads(2)
         .thread_stack_size(256 * 1024)
+        // Of those few.
+        .on_thread_start(|| {
+            let _ = reexec::stop_signals().thread_block();
+        })
         .build()
         .map_err(io("start the event loop"))?;
     let sink = logs::Sink::to(std::io::stderr()).map_err(io("start the log thread"))?;

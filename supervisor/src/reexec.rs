@@ -16,6 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
 use nix::time::{ClockId, clock_gettime};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,11 @@ pub const FORM: u32 = 1;
 
 /// Where the new program finds the number of the memory file.
 pub const VARIABLE: &str = "APIARY_HANDOVER";
+
+/// What stops us. Only the first thread takes them, so that one which blocks them during a hand-over loses none.
+pub fn stop_signals() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
+}
 
 /// What the running program asks of the one that shall take over.
 #[derive(Clone, Copy, Debug, Default, Args)]

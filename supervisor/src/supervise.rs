@@ -10,6 +10,7 @@ mod words;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use ipc::{Admission, Fail, Identity, Server};
@@ -30,7 +31,7 @@ use crate::manifest::{Manifest, Places};
 use crate::notify::Notice;
 use crate::order::{self, Member};
 use crate::policy::{Action, Event};
-use crate::reexec::{Handover, Kept};
+use crate::reexec::{Handover, Kept, stop_signals};
 use crate::setup::{self, RunLock, StartError};
 use crate::wiring::{self, Link};
 use handover::Progress;
@@ -120,8 +121,19 @@ pub async fn run(
             () = ticked(&mut alive) => drop(sd_notify::notify(&[sd_notify::NotifyState::Watchdog])),
         }
         if supervisor.reexec.due().is_some_and(|due| due <= Instant::now()) {
+            // A signal that comes from here on waits for handlers: those of the new program, or ours again.
+            report(stop_signals().thread_block().map_err(Into::into), "hold signals back");
             supervisor.settle(&mut inputs).await;
-            supervisor.hand_over();
+            if has_come(&mut terminate) {
+                supervisor.stop("SIGTERM");
+            }
+            if has_come(&mut interrupt) {
+                supervisor.stop("SIGINT");
+            }
+            if !supervisor.stopping {
+                supervisor.hand_over();
+            }
+            report(stop_signals().thread_unblock().map_err(Into::into), "let signals in again");
         }
     }
     // A supervisor that comes next replaces sockets; one that is gone leaves none to talk to.
@@ -158,6 +170,11 @@ async fn received(signal: &mut Signal) {
     if signal.recv().await.is_none() {
         std::future::pending::<()>().await;
     }
+}
+
+/// Whether it came and was not taken note of.
+fn has_come(signal: &mut Signal) -> bool {
+    matches!(signal.poll_recv(&mut Context::from_waker(Waker::noop())), Poll::Ready(Some(())))
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
@@ -372,6 +389,7 @@ impl<'a> Supervisor<'a> {
         }
         tracing::info!(signal, "stopping");
         self.stopping = true;
+        self.cancel_reexec();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     }
 

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::reexec::stop_signals;
+
 /// What may wait to be written. Lines that find it full are counted and dropped.
 const ROOM: usize = 256 * 1024;
 
@@ -34,10 +36,10 @@ impl Sink {
     pub fn to(output: impl Write + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let writer = Arc::clone(&shared);
-        std::thread::Builder::new()
-            .name("log".to_owned())
-            .stack_size(64 * 1024)
-            .spawn(move || writer.run(output))?;
+        std::thread::Builder::new().name("log".to_owned()).stack_size(64 * 1024).spawn(move || {
+            let _ = stop_signals().thread_block();
+            writer.run(output);
+        })?;
         Ok(Self { shared })
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ipc::Fail;
 use launch::{CapabilitySet, Confinement, Exit, Launch, Process};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message as _;
 use proto::control::{ControlError, LinkReport};
@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use super::part::{Part, Running};
 use super::{Input, Supervisor, report};
 use crate::policy::{Machine, Policy};
-use crate::reexec::{self, Clock, Handover, Kept};
+use crate::reexec::{self, Clock, Handover, Kept, stop_signals};
 use crate::wiring;
 
 /// For the check of the new program: it reads files and looks up users.
@@ -83,17 +83,28 @@ impl Supervisor<'_> {
     pub(super) fn checked(&mut self, result: Result<String, String>) {
         let Progress::Checking(answer) = std::mem::take(&mut self.reexec) else { return };
         match &result {
-            Ok(version) if !self.stopping => {
+            Ok(version) => {
                 tracing::info!(version, program = %self.program.display(), "another program takes over");
                 self.reexec = Progress::Due(Instant::now() + ANSWER_TIME);
             }
-            Ok(_) => {}
             Err(why) => tracing::error!(program = %self.program.display(), why, "program cannot take over"),
         }
         let _ = answer.send(result.map_err(|why| Fail::new(ControlError::Unsuitable, why)));
     }
 
-    /// Becomes the new program. Returns only when the kernel refuses it, with nothing changed.
+    /// The program that was told to stop does so itself: the next one would not know of it.
+    pub(super) fn cancel_reexec(&mut self) {
+        match std::mem::take(&mut self.reexec) {
+            Progress::None => {}
+            Progress::Checking(answer) => {
+                let _ = answer.send(Err(Fail::new(ControlError::Unsuitable, "the supervisor is stopping")));
+            }
+            Progress::Due(_) => tracing::warn!("no other program takes over: this one stops"),
+        }
+    }
+
+    /// Becomes the new program; with the stop signals blocked, as it has no handlers at first: one must not end it, and
+    /// everything with it. Returns only when the kernel refuses it, with nothing changed.
     pub(super) fn hand_over(&mut self) {
         self.reexec = Progress::None;
         let error = match self.exec() {
@@ -116,12 +127,7 @@ impl Supervisor<'_> {
         let args: Vec<OsString> = std::env::args_os().collect();
         let keep: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, fd)| *fd).chain([file.as_fd()]).collect();
         self.logs.flush(Duration::from_millis(100));
-        // The new program has no handlers at first: a signal must not end it, and everything with it.
-        let stop = stop_signals();
-        stop.thread_block()?;
-        let error = launch::exec_self(&self.program, &args, &env, &keep);
-        stop.thread_unblock()?;
-        Err(error)
+        Err(launch::exec_self(&self.program, &args, &env, &keep))
     }
 
     fn descriptors(&self) -> Vec<(String, BorrowedFd<'_>)> {
@@ -266,10 +272,6 @@ fn dismiss(saved: reexec::Part, kept: &mut Kept) {
             let _ = process.ended().await;
         }
     });
-}
-
-fn stop_signals() -> SigSet {
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
 
 /// A program that is asked whether it can take over.

@@ -3,6 +3,7 @@
 use std::fs;
 
 use ipc::CallError;
+use nix::sys::signal::{Signal, kill};
 use proto::control::{
     Component, ControlError, LogsRequest, ReexecRequest, StartRequest, StatusReply, StatusRequest,
     StopRequest,
@@ -188,5 +189,27 @@ async fn changed_manifest_is_applied_as_far_as_processes_that_live_on_allow() {
     while is_alive(b.pid) {
         assert!(begin.elapsed() < PATIENCE, "{}", supervisor.log());
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn told_to_stop_around_a_hand_over_it_stops() {
+    // Before the answer has left, about when the new program takes over, and once that one has.
+    for after in [0, 96, 98, 99, 100, 101, 102, 104, 110] {
+        let mut supervisor = Supervisor::start_copy(&manifest(&[(1, "ready", "")]));
+        supervisor.until_ready("a").await;
+        supervisor.client().reexec(ReexecRequest {}).await.expect("accepted");
+        tokio::time::sleep(std::time::Duration::from_millis(after)).await;
+        kill(Supervisor::pid(&supervisor.child), Signal::SIGTERM).expect("signal");
+        let begin = std::time::Instant::now();
+        let status = loop {
+            if let Some(status) = supervisor.child.try_wait().expect("wait") {
+                break status;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{after} ms: {}", supervisor.log());
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        };
+        assert!(status.success(), "{after} ms: {status}\n{}", supervisor.log());
+        assert!(supervisor.log().contains("a drained"), "{after} ms: {}", supervisor.log());
     }
 }
