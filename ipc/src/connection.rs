@@ -10,13 +10,13 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use prost::Message;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::frame::{self, Frame, Head, Hello, Piece};
 use crate::inbox::Inbox;
 use crate::parts::Assembly;
 use crate::throttle::Throttle;
-use crate::transport::{Line, Stall, Writer};
+use crate::transport::{Line, PARTING_TIMEOUT, Stall, Writer};
 use crate::{CallError, ErrorCode, STREAM_WINDOW, item_cost};
 
 /// How a call ended other than well, before the interface's error type is known.
@@ -128,7 +128,8 @@ impl Connection {
         inbox.speak(protocol);
         let line = Line::new(writer.into_outbox(protocol), Waiting::default());
         let shared = Arc::new(Shared { line, open: AtomicBool::new(true) });
-        let task = Task { shared: Arc::clone(&shared), inbox, timer: None, stall: Stall::default(), names };
+        let shares = Arc::clone(&shared);
+        let task = Task { shared: shares, inbox, timer: None, parting: None, stall: Stall::default(), names };
         tokio::spawn(task.run());
         Self { shared, server }
     }
@@ -153,8 +154,10 @@ impl Connection {
             calls.calls.insert(head.call, waiter);
             state.outbox.message(head, size, request);
             // A call that is alone leaves at once: there is nothing it could leave together with. Others wait for the
-            // task's turn, after those who call now.
-            if calls.calls.len() == 1 && calls.alarm == alarm {
+            // task's turn, after those who call now. The timer is the task's, also while it waits for the socket.
+            if calls.alarm != alarm {
+                state.outbox.rouse();
+            } else if calls.calls.len() == 1 {
                 state.outbox.hurry();
             } else {
                 state.outbox.wake();
@@ -337,6 +340,8 @@ struct Task {
     shared: Arc<Shared>,
     inbox: Inbox,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Runs since the server was found to take nothing more.
+    parting: Option<Pin<Box<Sleep>>>,
     stall: Stall,
     names: String,
 }
@@ -362,14 +367,20 @@ impl Task {
 
     /// Writes and reads. Ready when there may be frames.
     fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
-        let Self { shared, inbox, timer, stall, .. } = self;
+        let Self { shared, inbox, timer, parting, stall, .. } = self;
         let line = &shared.line;
         if !line.is_settled() {
             let (flushed, sent) = line.poll_flush(cx);
             let Waiting { unused, alarm, .. } = line.lock().calls;
             match flushed {
-                // The server has closed. Its parting words, if any, are still to be read.
-                Poll::Ready(Err(_)) => {}
+                // The server has closed. Its parting words, if any, are still to be read; but it may have closed the one
+                // direction only.
+                Poll::Ready(Err(error)) => {
+                    let parting = parting.get_or_insert_with(|| Box::pin(sleep(PARTING_TIMEOUT)));
+                    if parting.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Err(error.to_string()));
+                    }
+                }
                 Poll::Ready(Ok(())) if unused => return Poll::Ready(Err("closed".to_owned())),
                 flushed => {
                     if let Poll::Ready(stalled) = stall.poll(flushed.is_ready(), sent, cx) {

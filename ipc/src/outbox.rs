@@ -189,6 +189,11 @@ impl Outbox {
         }
     }
 
+    /// Has the connection's task woken whatever it waits for, the socket included: there is more than bytes to look at.
+    pub(crate) fn rouse(&mut self) {
+        self.mood = Mood::Roused;
+    }
+
     /// The task, if it is to be woken: once the lock is free, and what it looks at without the lock is up to date.
     pub(crate) fn roused(&mut self) -> Option<Waker> {
         if self.mood != Mood::Roused {

@@ -20,14 +20,11 @@ use crate::sink::{Credit, Sink};
 use crate::stats::{Counters, Outcome};
 use crate::table::Table;
 use crate::throttle::Throttle;
-use crate::transport::{Line, Stall, Writer};
+use crate::transport::{Line, PARTING_TIMEOUT, Stall, Writer};
 use crate::{ErrorCode, Identity, Interface, MAX_PAYLOAD, Method, Shape};
 
 /// The first frame must come within 5 s of the connection: clients send it at once.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long the words that explain a disconnection may take to be read.
-const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]

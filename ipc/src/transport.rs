@@ -25,6 +25,9 @@ use crate::outbox::{Outbox, WRITE_QUEUE};
 /// A peer that takes nothing for so long ends the connection: both sides read whenever something is there, so it hangs.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 
+/// How long the words that explain a disconnection may take to be read.
+pub(crate) const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
+
 pub(crate) async fn connect(path: &Path) -> io::Result<(Inbox, Writer)> {
     let name = path.to_fs_name::<GenericFilePath>()?;
     let Stream::UdSocket(stream) = Stream::connect(name).await?;

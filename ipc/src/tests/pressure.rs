@@ -1,6 +1,10 @@
 //! A slow reader costs its own credit, a deadline goes along, and what nobody waits for is freed.
 
+use std::net::Shutdown;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
+
+use tokio::net::UnixListener;
 
 use super::support::*;
 use crate::*;
@@ -123,4 +127,47 @@ async fn a_later_call_with_an_earlier_deadline_ends_first() {
     });
     assert_eq!((long, short.0), (Err(CallError::Deadline), Err(CallError::Deadline)));
     assert!(short.1 < Duration::from_millis(250), "{:?}", short.1);
+}
+
+#[tokio::test]
+async fn a_deadline_holds_while_the_server_takes_nothing() {
+    let bus = Bus::down();
+    let listener = UnixListener::bind(bus.path()).unwrap();
+    let caller = bus.caller();
+    let (large, first) = (caller.clone(), caller.clone());
+    // More than the socket takes: the task waits for the server, with its timer set for a later call.
+    let large = tokio::spawn(async move { large.echo(Blob::of_size(2 * WRITE_QUEUE)).await });
+    let _server = Raw::accept_as(&listener, "server").await;
+    let first = tokio::spawn(async move { first.hang(Duration::from_secs(10)).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let started = tokio::time::Instant::now();
+    assert_eq!(caller.hang(Duration::from_millis(100)).await, Err(CallError::Deadline));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    large.abort();
+    first.abort();
+}
+
+#[tokio::test]
+async fn server_that_only_stops_reading_is_left() {
+    let bus = Bus::down();
+    let listener = UnixListener::bind(bus.path()).unwrap();
+    let caller = bus.caller();
+    let opening = async { caller.count(1, 0).await };
+    let serving = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let other = std::os::unix::net::UnixStream::from(stream.as_fd().try_clone_to_owned().unwrap());
+        let mut server = Raw::over(stream);
+        server.receive().await.unwrap();
+        server.send(hello(&TEST, "server")).await;
+        server.requested().await;
+        other.shutdown(Shutdown::Read).unwrap();
+        server
+    };
+    let (mut stream, _server) = tokio::join!(opening, serving);
+    let started = tokio::time::Instant::now();
+    assert_eq!(caller.hang(Duration::from_millis(100)).await, Err(CallError::Deadline));
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    let ended = tokio::time::timeout(Duration::from_secs(5), stream.next()).await;
+    let error = ended.expect("the connection ends").unwrap().unwrap_err();
+    assert!(matches!(error, CallError::Disconnected(_)), "{error:?}");
 }

@@ -358,7 +358,10 @@ impl Raw {
 
     /// The server's side of the first client to come.
     pub(super) async fn accept(listener: &tokio::net::UnixListener) -> Self {
-        let (stream, _) = listener.accept().await.unwrap();
+        Self::over(listener.accept().await.unwrap().0)
+    }
+
+    pub(super) fn over(stream: tokio::net::UnixStream) -> Self {
         let (inbox, writer) = split(stream);
         Self { inbox, writer }
     }
