@@ -226,6 +226,21 @@ impl Machine {
         }
     }
 
+    /// Lets the time of its process begin anew: nobody knows what it did until now. A wait goes on.
+    pub fn excuse(&mut self, now: Instant) {
+        self.state = match self.state {
+            State::Starting { .. } => State::Starting { since: now },
+            State::Ready { since, .. } => State::Ready { since, heard: now },
+            State::Ending { kill_at: Some(_), then } => {
+                State::Ending { kill_at: Some(now + self.policy.drain), then }
+            }
+            other @ (State::Stopped
+            | State::Ending { kill_at: None, .. }
+            | State::Backoff { .. }
+            | State::Failed) => other,
+        };
+    }
+
     /// Takes note of an event. `jitter` is from 0 to 1.
     pub fn step(&mut self, event: Event, now: Instant, jitter: f64) -> Option<Action> {
         match (self.state, event) {

@@ -41,6 +41,9 @@ use start::NotStarted;
 /// News waits here for the loop; whoever brings more waits itself.
 const QUEUE: usize = 64;
 
+/// An event loop that is later than this was itself held up (stopped, or its machine paused), and perhaps everybody else.
+const LATE: Duration = Duration::from_secs(1);
+
 /// Whose members may use the control socket, where there is such a group; else only root.
 const CONTROL_GROUP: &str = "apiary";
 
@@ -113,7 +116,14 @@ pub async fn run(
         tokio::select! {
             // Its sender is in `supervisor`, so the queue is never closed.
             Some(input) = inputs.recv() => supervisor.handle(input),
-            () = sleep_until(supervisor.deadline()) => supervisor.tick(),
+            late = sleep_until(supervisor.deadline()) => {
+                // Heartbeats that came in time may wait to be read.
+                supervisor.settle(&mut inputs).await;
+                if late > LATE {
+                    supervisor.excuse(late);
+                }
+                supervisor.tick();
+            }
             () = received(&mut terminate) => supervisor.stop("SIGTERM"),
             () = received(&mut interrupt) => supervisor.stop("SIGINT"),
             () = received(&mut hangup) => tracing::info!("SIGHUP ignored: components restart one by one, with edgectl restart"),
@@ -177,9 +187,13 @@ fn has_come(signal: &mut Signal) -> bool {
     matches!(signal.poll_recv(&mut Context::from_waker(Waker::noop())), Poll::Ready(Some(())))
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
+/// By how much it is past.
+async fn sleep_until(deadline: Option<Instant>) -> Duration {
     match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        Some(deadline) => {
+            tokio::time::sleep_until(deadline.into()).await;
+            deadline.elapsed()
+        }
         None => std::future::pending().await,
     }
 }
@@ -264,14 +278,17 @@ impl<'a> Supervisor<'a> {
     async fn settle(&mut self, inputs: &mut mpsc::Receiver<Input>) {
         /// Somebody may write without a pause.
         const ROUNDS: usize = 100;
+        /// The first asks the kernel, the second runs the tasks that wait for what it has.
+        const QUIET: usize = 3;
+        let mut quiet = 0;
         for _ in 0..ROUNDS {
             tokio::task::yield_now().await;
-            let mut quiet = true;
+            quiet += 1;
             while let Ok(input) = inputs.try_recv() {
                 self.handle(input);
-                quiet = false;
+                quiet = 0;
             }
-            if quiet {
+            if quiet == QUIET {
                 return;
             }
         }
@@ -391,6 +408,15 @@ impl<'a> Supervisor<'a> {
         self.stopping = true;
         self.cancel_reexec();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    }
+
+    /// Nobody is judged by time in which we did not look.
+    fn excuse(&mut self, late: Duration) {
+        tracing::warn!(?late, "event loop was held up: every component gets its time anew");
+        let now = Instant::now();
+        for part in &mut self.parts {
+            part.machine.excuse(now);
+        }
     }
 
     fn tick(&mut self) {

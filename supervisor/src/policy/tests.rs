@@ -259,6 +259,28 @@ fn resumed_machine_keeps_its_deadline_and_its_failures() {
     assert_eq!(after.strikes(), 2);
 }
 
+#[test]
+fn excused_process_gets_its_time_anew_and_a_wait_goes_on() {
+    let mut bench = Bench::new();
+    bench.at_once(Event::Turn);
+    let late = |bench: &mut Bench| {
+        bench.now += 60_000 * MILLI;
+        bench.machine.excuse(bench.now);
+        bench.at_once(Event::Tick)
+    };
+    assert_eq!(late(&mut bench), None);
+    bench.at_once(Event::Ready);
+    assert_eq!(late(&mut bench), None);
+    assert_eq!(bench.after(30_000 * MILLI, Event::Tick), Some(Action::Kill(Cause::Silent)));
+    assert_eq!(late(&mut bench), None);
+    assert_eq!(bench.at_once(CRASH), Some(Action::Launch));
+    bench.at_once(CRASH);
+    assert_eq!(late(&mut bench), Some(Action::Launch));
+    bench.at_once(Event::Stop);
+    assert_eq!(late(&mut bench), None);
+    assert_eq!(bench.after(5_000 * MILLI, Event::Tick), Some(Action::Kill(Cause::NotDrained)));
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         Just(Event::Turn),

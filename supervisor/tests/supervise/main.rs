@@ -285,6 +285,26 @@ async fn hung_component_is_killed_and_started_again() {
 }
 
 #[tokio::test]
+async fn supervisor_that_was_held_up_kills_nobody_for_it() {
+    let watchdog = "watchdog = \"1s\"";
+    let supervisor =
+        Supervisor::start(&manifest(&[(1, "ready", watchdog), (1, "silent", "watchdog = \"2s\"")]));
+    let (a, b) = (supervisor.until_ready("a").await, supervisor.until_ready("b").await);
+    // A little past one deadline, and long past both.
+    for pause in [1_300, 3_500] {
+        kill(Supervisor::pid(&supervisor.child), Signal::SIGSTOP).expect("stop");
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        kill(Supervisor::pid(&supervisor.child), Signal::SIGCONT).expect("continue");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(supervisor.component("a").await.pid, a.pid, "{}", supervisor.log());
+    }
+    assert!(supervisor.log().contains("was held up"), "{}", supervisor.log());
+    // Its own silence counts as before.
+    supervisor.until("b", |now| now.state == "ready" && now.pid != b.pid).await;
+    assert_eq!(supervisor.component("a").await.hang_kills, 0);
+}
+
+#[tokio::test]
 async fn links_show_what_their_server_counted() {
     let call = "calls = { keyholder = [\"Sign\"] }\nwhy = { calls = { keyholder = \"has it sign\" } }";
     let text = manifest(&[(1, "links", ""), (2, "ready", call)]);
