@@ -508,10 +508,13 @@ impl Waiting {
         self.alarm
     }
 
-    /// The last word to a call.
+    /// The last word to a call; one after that does not count.
     fn answer(&mut self, call: u64, answer: Result<Option<Bytes>, Broken>) -> Result<(), String> {
         let Some(waiter) = self.calls.get_mut(&call) else { return Ok(()) };
         match (&mut waiter.wants, answer) {
+            (Wants::Reply(Some(_)), _) | (Wants::Stream { end: Some(_), .. }, Ok(None) | Err(_)) => {
+                return Ok(());
+            }
             (Wants::Reply(reply), Ok(Some(payload))) => *reply = Some(Ok(payload)),
             (Wants::Reply(reply), Err(broken)) => *reply = Some(Err(broken)),
             (Wants::Stream { end, .. }, Ok(None)) => *end = Some(Event::End),

@@ -156,6 +156,10 @@ impl Call {
     }
 
     fn answer(&self, outcome: Outcome, write: impl FnOnce(&mut Vec<u8>)) -> Answer {
+        if self.credit.as_ref().is_some_and(Credit::is_closed) {
+            // Broken off or cancelled, and counted then: that was the last word.
+            return Answer(Outcome::Answered);
+        }
         self.serving.answer(self.id, write);
         Answer(outcome)
     }
@@ -539,6 +543,23 @@ impl Serving {
         // Under the lock, so that a call is in the table before it can finish.
         state.calls.working(call, tokio::spawn(work).abort_handle(), credit);
         Ok(began)
+    }
+
+    /// Ends a stream whose handler is at work: its reader is told why, and nothing more.
+    pub(crate) fn break_off(&self, call: u64, credit: &Credit, reason: &str) {
+        let ended = self.line.push(|state| {
+            // The number may be another call's by now.
+            if credit.is_closed() {
+                return None;
+            }
+            let ended = state.calls.cancel(call);
+            state.outbox.frame(call, |out| frame::refused(out, call, reason));
+            ended
+        });
+        credit.close();
+        if let Some(method) = ended {
+            self.counters.failed(method);
+        }
     }
 
     fn cancel(&self, call: u64) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prost::Message;
 use tokio::sync::Semaphore;
 
-use crate::frame::{self, Head, Kind};
+use crate::frame::{Head, Kind};
 use crate::session::Serving;
 use crate::{MAX_PAYLOAD, STREAM_WINDOW, item_cost};
 
@@ -45,6 +45,10 @@ impl Credit {
     pub(crate) fn close(&self) {
         self.0.close();
     }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
 }
 
 impl<T: Message> Sink<T> {
@@ -55,17 +59,13 @@ impl<T: Message> Sink<T> {
     /// Sends one item, waiting while the reader is [`STREAM_WINDOW`] behind, or [`crate::WRITE_QUEUE`] waits for its
     /// connection.
     ///
-    /// An item above [`MAX_PAYLOAD`] cannot travel: it is logged and ends the stream.
+    /// An item above [`MAX_PAYLOAD`] cannot travel: it is logged and ends the stream, whose reader is told why.
     pub async fn send(&self, item: T) -> Result<(), Gone> {
         let size = item.encoded_len();
         if size > MAX_PAYLOAD {
             tracing::error!(size, limit = MAX_PAYLOAD, "stream item is too large to send");
             let reason = format!("an item of {size} bytes is larger than a message may be");
-            let call = self.call;
-            self.serving
-                .line
-                .with(|state| state.outbox.frame(call, |out| frame::refused(out, call, &reason)));
-            self.credit.close();
+            self.serving.break_off(self.call, &self.credit, &reason);
             return Err(Gone);
         }
         self.credit.0.acquire_many(item_cost(size)).await.map_err(|_| Gone)?.forget();
@@ -85,6 +85,6 @@ impl<T: Message> Sink<T> {
 
     /// Whether the reader is gone, for handlers that wait for something else.
     pub fn is_closed(&self) -> bool {
-        self.credit.0.is_closed()
+        self.credit.is_closed()
     }
 }

@@ -1,6 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use super::support::*;
+use crate::frame::{self, Kind};
 use crate::*;
 
 #[tokio::test]
@@ -90,4 +91,54 @@ async fn many_streams_and_calls_share_a_connection() {
         assert_eq!(two.next().await.unwrap().unwrap().number, number);
     }
     assert_eq!(bus.stats().connections_total, 1);
+}
+
+#[tokio::test]
+async fn an_item_too_large_to_send_is_a_refusal_and_no_end() {
+    let bus = Bus::up(link_for_all());
+    let request = Blob { number: 2, data: vec![0, 0, 1].into() };
+    let caller = bus.caller();
+    // More often than there are places: each is free again.
+    for _ in 0..4 {
+        let mut stream: Streaming<Blob, TestError> =
+            caller.stream(&TEST.methods[COUNT], &request).await.unwrap();
+        for number in 0..2 {
+            assert_eq!(stream.next().await.unwrap().unwrap().number, number);
+        }
+        let error = stream.next().await.expect("no clean end").unwrap_err();
+        let CallError::Refused(words) = error else { panic!("{error:?}") };
+        assert!(words.ends_with("is larger than a message may be"), "{words}");
+    }
+    let mut raw = Raw::greeted(&bus).await;
+    raw.send(super::support::request(1, 3, &request)).await;
+    let mut kinds = Vec::new();
+    for _ in 0..3 {
+        kinds.push(raw.receive().await.unwrap().kind);
+    }
+    raw.send(super::support::request(2, 1, &Blob::default())).await;
+    kinds.push(raw.receive().await.unwrap().kind);
+    assert_eq!(kinds, [Kind::Item, Kind::Item, Kind::Refused, Kind::Reply]);
+    let [link] = bus.server().links().try_into().unwrap();
+    assert_eq!((link.methods[COUNT].calls_total, link.methods[COUNT].failures_total), (5, 5));
+    assert_eq!(link.refusals_total, 0);
+}
+
+#[tokio::test]
+async fn the_first_last_word_of_a_stream_counts() {
+    let bus = Bus::down();
+    let listener = tokio::net::UnixListener::bind(bus.path()).unwrap();
+    let caller = bus.caller();
+    let serving = async {
+        let mut server = Raw::accept_as(&listener, "server").await;
+        let call = server.requested().await;
+        let words = written(|out| {
+            frame::refused(out, call, "no more");
+            frame::end(out, call);
+        });
+        server.send(words).await;
+        server
+    };
+    let (mut stream, _server) = tokio::join!(caller.count(1, 0), serving);
+    let error = stream.next().await.expect("no clean end").unwrap_err();
+    assert_eq!(error, CallError::Refused("client to server: no more".into()));
 }

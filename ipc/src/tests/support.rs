@@ -108,6 +108,10 @@ impl TestService {
             }
             self.sent.fetch_add(1, Ordering::Relaxed);
         }
+        if request.data.get(2) == Some(&1) {
+            // As handlers do: that the reader is gone is no failure of theirs.
+            return out.send(Blob::of_size(MAX_PAYLOAD)).await.or(Ok(()));
+        }
         if request.data.get(1) == Some(&1) {
             return Err(Fail::new(TestError::NotFound, "counted to the end"));
         }
