@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
@@ -14,6 +15,7 @@ use proto::control::{
     RestartReply, RestartRequest, StartReply, StartRequest, StatusReply, StatusRequest, StopReply,
     StopRequest,
 };
+use rustix::termios::SpecialCodeIndex;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -344,40 +346,80 @@ fn top_in_a_pipe_is_told_once() {
     assert!(stdout(&running.run(&["top"])).contains("all of edgecore"));
 }
 
-/// A terminal, as far as that goes without being the controlling one: keys are left out, and the end comes by a signal.
-#[test]
-fn live_view_is_drawn_in_place_and_leaves_the_screen_as_it_was() {
-    use std::io::Read as _;
-
+/// The person's end of a terminal, and the program's.
+fn terminal() -> (File, File) {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-    let running = Running::start();
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-    let screen = std::fs::File::options().write(true).open(name).unwrap();
+    (terminal.into(), File::options().read(true).write(true).open(name).unwrap())
+}
+
+/// Reads until there were two more frames.
+fn see_two_frames(terminal: &mut File, seen: &mut Vec<u8>) {
+    let (mut some, before) = ([0; 4096], seen.len());
+    while seen[before..].windows(3).filter(|bytes| bytes == b"\x1b[H").count() < 2 {
+        let count = terminal.read(&mut some).unwrap();
+        seen.extend_from_slice(&some[..count]);
+    }
+}
+
+/// A terminal nobody writes to any more ends with an error.
+fn see_the_end(terminal: &mut File, mut seen: Vec<u8>) -> String {
+    let mut some = [0; 4096];
+    while let Ok(count @ 1..) = terminal.read(&mut some) {
+        seen.extend_from_slice(&some[..count]);
+    }
+    String::from_utf8(seen).unwrap()
+}
+
+/// A terminal, as far as that goes without being the controlling one: keys are left out, and the end comes by a signal.
+#[test]
+fn live_view_is_drawn_in_place_and_leaves_the_screen_as_it_was() {
+    let running = Running::start();
+    let (mut terminal, screen) = terminal();
     let mut command = running.edgectl(&["top"]);
     let mut child = command.env("TERM", "xterm").env_remove("NO_COLOR").stdout(screen).spawn().unwrap();
     // Closes our end of what it writes to, so that the screen ends with it.
     drop(command);
 
-    let (mut terminal, mut seen) = (std::fs::File::from(terminal), Vec::new());
-    let mut some = [0; 4096];
-    while seen.windows(3).filter(|bytes| bytes == b"\x1b[H").count() < 2 {
-        let count = terminal.read(&mut some).unwrap();
-        seen.extend_from_slice(&some[..count]);
-    }
+    let mut seen = Vec::new();
+    see_two_frames(&mut terminal, &mut seen);
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert!(child.wait().unwrap().success());
-    // A terminal nobody writes to any more ends with an error.
-    while let Ok(count @ 1..) = terminal.read(&mut some) {
-        seen.extend_from_slice(&some[..count]);
-    }
-    let seen = String::from_utf8(seen).unwrap();
+    let seen = see_the_end(&mut terminal, seen);
     assert!(seen.starts_with("\x1b[?1049h") && seen.ends_with("\x1b[?1049l"), "{seen:?}");
     assert!(seen.contains("\x1b[32mready\x1b[0m"), "{seen:?}");
+}
+
+/// `setsid` makes the terminal the controlling one.
+#[test]
+fn live_view_is_left_neither_by_ctrl_z_nor_by_ctrl_backslash() {
+    let running = Running::start();
+    let (mut terminal, screen) = terminal();
+    let before = rustix::termios::tcgetattr(&screen).unwrap();
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", env!("CARGO_BIN_EXE_edgectl"), "top"]).env("APIARY_CONTROL", running.socket());
+    command.stdin(screen.try_clone().unwrap()).stdout(screen.try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    drop(command);
+
+    let mut seen = Vec::new();
+    see_two_frames(&mut terminal, &mut seen);
+    terminal.write_all(b"\x1a\x1c").unwrap();
+    see_two_frames(&mut terminal, &mut seen);
+    terminal.write_all(b"q").unwrap();
+    assert!(child.wait().unwrap().success());
+    let after = rustix::termios::tcgetattr(&screen).unwrap();
+    assert_eq!(after.local_modes, before.local_modes);
+    for key in [SpecialCodeIndex::VSUSP, SpecialCodeIndex::VQUIT] {
+        assert!(after.special_codes[key] != 0);
+    }
+    drop(screen);
+    assert!(see_the_end(&mut terminal, seen).ends_with("\x1b[?1049l"));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::termios::{self, LocalModes, OptionalActions, SpecialCodeIndex, Termios};
@@ -88,7 +90,7 @@ impl Leave {
 
 /// The terminal while it is ours; as it was when this is dropped.
 struct Screen {
-    terminal: Option<(File, Termios)>,
+    before: Arc<Before>,
     quit: mpsc::Receiver<()>,
 }
 
@@ -98,17 +100,22 @@ impl Screen {
         // Keys come one by one, and unseen. A terminal that is only written to has none.
         let terminal = File::open("/dev/tty").ok();
         let terminal = terminal.and_then(|terminal| Some((termios::tcgetattr(&terminal).ok()?, terminal)));
-        if let Some((before, terminal)) = &terminal {
-            let mut ours = before.clone();
-            ours.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
-            // A stopped program would leave its screen to the shell.
-            ours.special_codes[SpecialCodeIndex::VSUSP] = 0;
+        let before = Arc::new(Before { terminal, left: AtomicBool::new(false) });
+        let screen = Self { before: Arc::clone(&before), quit };
+        if let Some((modes, terminal)) = &before.terminal {
+            let mut ours = modes.clone();
+            make_ours(&mut ours);
             termios::tcsetattr(terminal, OptionalActions::Now, &ours)?;
             let keys = terminal.try_clone()?;
             // Reading cannot be interrupted: the thread ends with the process.
             std::thread::spawn(move || wait_for_q(keys, &pressed));
         }
-        let screen = Self { terminal: terminal.map(|(before, terminal)| (terminal, before)), quit };
+        // A panic aborts: nothing is dropped. And what it says would go with this screen.
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            before.restore();
+            report(panic);
+        }));
         print(ENTER)?;
         Ok(screen)
     }
@@ -129,6 +136,14 @@ impl Screen {
     }
 }
 
+fn make_ours(terminal: &mut Termios) {
+    terminal.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
+    // A program that was stopped (Ctrl-Z) or killed with a core (Ctrl-\) would leave its screen to the shell.
+    for key in [SpecialCodeIndex::VSUSP, SpecialCodeIndex::VQUIT] {
+        terminal.special_codes[key] = 0;
+    }
+}
+
 fn wait_for_q(mut keys: File, pressed: &mpsc::Sender<()>) {
     let mut some = [0; 64];
     loop {
@@ -145,8 +160,24 @@ fn wait_for_q(mut keys: File, pressed: &mpsc::Sender<()>) {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        if let Some((terminal, before)) = &self.terminal {
-            let _ = termios::tcsetattr(terminal, OptionalActions::Now, before);
+        self.before.restore();
+    }
+}
+
+/// The terminal as it was.
+struct Before {
+    terminal: Option<(Termios, File)>,
+    left: AtomicBool,
+}
+
+impl Before {
+    /// Once: later the screen is somebody else's.
+    fn restore(&self) {
+        if self.left.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some((modes, terminal)) = &self.terminal {
+            let _ = termios::tcsetattr(terminal, OptionalActions::Now, modes);
         }
         let _ = print(LEAVE);
     }
