@@ -137,14 +137,22 @@ impl Caller {
         // Declared first, so freed last: a cancel is on its way before the next call may start.
         let _slot = match bound.slots[method.index()].try_acquire() {
             Ok(slot) => slot,
-            Err(_) => inner
-                .by(until, bound.slots[method.index()].acquire())
-                .await?
-                .map_err(|_| CallError::Deadline)?,
+            Err(_) => {
+                let slot = inner
+                    .by(until, bound.slots[method.index()].acquire())
+                    .await?
+                    .map_err(|_| CallError::Deadline)?;
+                now = Instant::now();
+                slot
+            }
         };
         let _bytes = match cost(size) {
             0 => None,
-            cost => Some(inner.by(until, bound.bytes.acquire_many(permits(cost))).await?),
+            cost => {
+                let bytes = inner.by(until, bound.bytes.acquire_many(permits(cost))).await?;
+                now = Instant::now();
+                Some(bytes)
+            }
         };
         loop {
             let connection = if let Some(connection) = inner.open() {
@@ -163,7 +171,10 @@ impl Caller {
                     return R::decode(reply)
                         .map_err(|error| CallError::Malformed(format!("{}: {error}", inner.link.names())));
                 }
-                Err(Broken::Disconnected(reason)) => inner.in_trouble(reason),
+                Err(Broken::Disconnected(reason)) => {
+                    inner.in_trouble(reason);
+                    now = Instant::now();
+                }
                 Err(broken) => return Err(broken.into()),
             }
         }

@@ -171,3 +171,20 @@ async fn server_that_only_stops_reading_is_left() {
     let error = ended.expect("the connection ends").unwrap().unwrap_err();
     assert!(matches!(error, CallError::Disconnected(_)), "{error:?}");
 }
+
+#[tokio::test]
+async fn the_server_is_told_what_is_left_after_the_wait_for_a_place() {
+    let mut bus = Bus::up(link_for_all());
+    let caller = bus.caller();
+    let (one, other) = (caller.clone(), caller.clone());
+    let hanging =
+        async { tokio::join!(one.hang(Duration::from_millis(300)), other.hang(Duration::from_millis(300))) };
+    let late = async {
+        bus.see(Seen::Hanging).await;
+        bus.see(Seen::Hanging).await;
+        caller.hang(Duration::from_secs(1)).await
+    };
+    tokio::join!(hanging, late).1.unwrap_err();
+    let told = bus.service.deadlines.lock().unwrap().pop().expect("the call had a deadline");
+    assert!(told < Duration::from_millis(850), "{told:?} left");
+}
