@@ -39,6 +39,7 @@ mod child;
 mod confinement;
 mod error;
 mod handover;
+mod left;
 mod prepared;
 mod process;
 mod support;
@@ -60,6 +61,7 @@ pub use capabilities::CapabilitySet;
 pub use confinement::{Access, Confinement, Filter, Instruction, Landlock, Mount, Namespaces, Root, View};
 pub use error::{Error, Step};
 pub use handover::{exec_self, take_inherited};
+pub use left::give_up;
 pub use process::{Exit, Process};
 pub use support::Support;
 
@@ -143,6 +145,7 @@ pub fn launch(plan: &Launch<'_>) -> Result<Child, Error> {
 }
 
 fn launch_within(plan: &Launch<'_>, patience: Duration) -> Result<Child, Error> {
+    left::reap();
     let prepare = |what: &'static str| {
         move |source: io::Error| Error::Prepare { component: plan.component.to_owned(), what, source }
     };
@@ -175,10 +178,7 @@ fn launch_within(plan: &Launch<'_>, patience: Duration) -> Result<Child, Error> 
         prepare("open a pidfd")(errno.into())
     })?;
     if !is_readable(&status, patience) {
-        let _ = kill_process(child, Signal::KILL);
-        // One that waits for a file server may not end even now: it stays, and is left to end with the supervisor.
-        is_readable(&pidfd, patience.min(Duration::from_secs(1)));
-        let _ = waitpid(Some(child), WaitOptions::NOHANG);
+        left::end(child, &pidfd, patience);
         return Err(Error::Stuck { component: plan.component.to_owned(), after: patience });
     }
     if let Some(failure) = read_failure(status) {
