@@ -7,12 +7,12 @@ use std::sync::Once;
 use std::time::Duration;
 
 use ipc::{Admission, Identity};
-use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::Environment;
 use crate::listener::InheritedListener;
+use crate::notify::{notify, notify_surely};
 use crate::{LinkError, report};
 
 /// A component's place in the system: directories, links, and the conversation with its supervisor.
@@ -107,7 +107,7 @@ impl Context {
 
     /// Tells the supervisor that this component serves, and from now on, at half the watchdog interval, that it is alive.
     pub fn ready(&self) {
-        notify(&[NotifyState::Ready]);
+        notify_surely("READY=1\n");
         self.watchdog.call_once(|| {
             if let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) {
                 tokio::spawn(tick(limit / 2));
@@ -117,7 +117,7 @@ impl Context {
 
     /// One line for `edgectl status`: what the component is doing. Line breaks become spaces.
     pub fn status(&self, text: &str) {
-        notify(&[NotifyState::Status(&text.replace('\n', " "))]);
+        notify(&format!("STATUS={}\n", text.replace('\n', " ")));
     }
 }
 
@@ -127,13 +127,6 @@ async fn tick(period: Duration) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        notify(&[NotifyState::Watchdog]);
-    }
-}
-
-/// Does nothing without NOTIFY_SOCKET. A supervisor that is gone is no reason to stop working: it will end us itself.
-pub(crate) fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "could not notify the supervisor");
+        notify("WATCHDOG=1\n");
     }
 }

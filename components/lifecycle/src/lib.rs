@@ -23,6 +23,7 @@ mod environment;
 mod error;
 mod listener;
 mod logs;
+mod notify;
 mod report;
 
 use std::process::ExitCode;
@@ -100,7 +101,7 @@ fn spawn_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        context::notify(&[sd_notify::NotifyState::Stopping]);
+        notify::notify_surely("STOPPING=1\n");
         shutdown.cancel();
     });
     Ok(())

@@ -8,9 +8,8 @@ use base64::prelude::BASE64_STANDARD;
 use ipc::{LinkStats, Server, Service};
 use prost::Message as _;
 use proto::control::{Link, LinkReport, MethodUse};
-use sd_notify::NotifyState;
 
-use crate::context::notify;
+use crate::notify::notify;
 
 /// At most one report a second: figures for people and for a scraper that comes every few seconds.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -23,7 +22,7 @@ pub(crate) async fn links<S: Service>(server: Server<S>) {
     loop {
         server.counted().await;
         tokio::time::sleep(INTERVAL).await;
-        notify(&[NotifyState::Custom(&variable(&server.links()))]);
+        notify(&format!("{}\n", variable(&server.links())));
     }
 }
 
