@@ -164,6 +164,10 @@ impl Caller {
                 connection
             };
             inner.link.known(&connection.server, self.interface, method)?;
+            if !connection.has_room() {
+                inner.by(until, Box::pin(connection.room())).await?;
+                now = Instant::now();
+            }
             let call = inner.next_call.fetch_add(1, Ordering::Relaxed);
             let head = Head::request(call, method.number, Some(until.saturating_duration_since(now)));
             match connection.unary(head, size, request, until).await {
@@ -204,6 +208,7 @@ impl Caller {
             };
             let connection = inner.connect(self.interface).await?;
             inner.link.known(&connection.server, self.interface, method)?;
+            connection.room().await;
             let call = inner.next_call.fetch_add(1, Ordering::Relaxed);
             let incoming = connection.stream(Head::request(call, method.number, None), size, request)?;
             Ok::<_, Broken>((incoming, bytes))

@@ -138,6 +138,17 @@ impl Connection {
         self.shared.open.load(Ordering::Relaxed)
     }
 
+    /// Whether the server takes what it is sent. Slots bound the calls in flight, but one that is given up leaves its
+    /// request in the queue.
+    pub(crate) fn has_room(&self) -> bool {
+        self.shared.line.takes(0)
+    }
+
+    /// Waits until it does, or the connection has ended.
+    pub(crate) async fn room(&self) {
+        self.shared.line.room(0).await;
+    }
+
     /// Registers the call and sends its request: an answer always finds its waiter.
     fn begin(&self, head: Head, size: usize, request: &impl Message, waiter: Waiter) -> Result<(), Broken> {
         self.shared.line.with(|state| {

@@ -118,18 +118,28 @@ impl<T> Line<T> {
 
     /// Queues a message of this size once less than [`WRITE_QUEUE`] of its kind waits to be written.
     pub(crate) async fn push_with_room<R>(&self, size: usize, change: impl FnOnce(&mut State<T>) -> R) -> R {
-        let has_room = || {
-            let queue = if size <= PART { &self.queued } else { &self.uncut };
-            queue.load(Ordering::Relaxed) < WRITE_QUEUE
+        // Until it is pushed.
+        let _held_back = if self.takes(size) {
+            None
+        } else {
+            let held_back = HeldBack::new(self, size);
+            self.room(size).await;
+            Some(held_back)
         };
-        let mut held_back = None;
-        loop {
-            if has_room() {
-                return self.push(change);
-            }
-            held_back.get_or_insert_with(|| HeldBack::new(self, size));
+        self.push(change)
+    }
+
+    /// Whether less than [`WRITE_QUEUE`] waits of the kind of a message of this size.
+    pub(crate) fn takes(&self, size: usize) -> bool {
+        let queue = if size <= PART { &self.queued } else { &self.uncut };
+        queue.load(Ordering::Relaxed) < WRITE_QUEUE
+    }
+
+    /// Waits until it does.
+    pub(crate) async fn room(&self, size: usize) {
+        while !self.takes(size) {
             let fell = self.fell.notified();
-            if !has_room() {
+            if !self.takes(size) {
                 fell.await;
             }
         }

@@ -4,9 +4,11 @@ use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
+use prost::Message as _;
 use tokio::net::UnixListener;
 
 use super::support::*;
+use crate::frame::Kind;
 use crate::*;
 
 #[tokio::test]
@@ -187,4 +189,35 @@ async fn the_server_is_told_what_is_left_after_the_wait_for_a_place() {
     tokio::join!(hanging, late).1.unwrap_err();
     let told = bus.service.deadlines.lock().unwrap().pop().expect("the call had a deadline");
     assert!(told < Duration::from_millis(850), "{told:?} left");
+}
+
+#[tokio::test]
+async fn requests_given_up_do_not_pile_up_before_a_server_that_takes_nothing() {
+    let bus = Bus::down();
+    let listener = UnixListener::bind(bus.path()).unwrap();
+    let caller = bus.caller();
+    let connecting = async { caller.hang(Duration::from_millis(100)).await };
+    let (_, mut server) = tokio::join!(connecting, Raw::accept_as(&listener, "server"));
+    let blob = Blob::of_size(PART / 2);
+    for _ in 0..200 {
+        let answer: Result<Blob, CallError<TestError>> =
+            caller.unary(&TEST.methods[ECHO], &blob, Duration::from_millis(2)).await;
+        assert_eq!(answer, Err(CallError::Deadline));
+    }
+    // Once the server reads there is room again: the last request follows what was queued.
+    let last = Blob::number(7);
+    let reading = async {
+        let mut bytes = 0;
+        loop {
+            let got = server.receive().await.expect("the last request");
+            bytes += got.payload.len();
+            if got.payload.len() == last.encoded_len() {
+                server.send(message(Kind::Reply, got.call, &last)).await;
+                return bytes;
+            }
+        }
+    };
+    let (answer, bytes) = tokio::join!(caller.echo(last.clone()), reading);
+    assert_eq!(answer.unwrap().number, 7);
+    assert!(bytes < 2 * WRITE_QUEUE, "{bytes} bytes were queued");
 }
