@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::Child;
+use crate::{Child, give_up};
 
 /// A child under watch. Here because tokio's registration of a descriptor is unsafe.
 #[derive(Debug)]
@@ -25,9 +25,16 @@ pub enum Exit {
 }
 
 impl Process {
-    /// Registers the child's pidfd with the current tokio runtime, and gives its output back.
+    /// Registers the child's pidfd with the current tokio runtime, and gives its output back. A child that cannot be
+    /// watched is [given up](crate::give_up).
     pub fn watch(child: Child) -> io::Result<(Self, OwnedFd)> {
-        Ok((Self::adopt(child.pid, child.pidfd)?, child.output))
+        let process = Self::adopt(child.pid, child.pidfd).inspect_err(|_| give_up(child.pid))?;
+        Ok((process, child.output))
+    }
+
+    /// [Gives it up](crate::give_up). Not for one whose end was waited for.
+    pub fn give_up(self) {
+        give_up(self.pid());
     }
 
     /// Watches a child that was launched before this program replaced its predecessor ([`exec_self`](crate::exec_self)):

@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 
 use ipc::Fail;
 use launch::{CapabilitySet, Confinement, Exit, Launch, Process};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use prost::Message as _;
 use proto::control::{ControlError, LinkReport};
 use tokio::io::AsyncReadExt as _;
@@ -175,9 +173,10 @@ impl Supervisor<'_> {
                 Err(error) => {
                     tracing::error!(component = name, %error, "could not take over a component: it is started anew");
                     // Ours, and not reaped: the number still names it.
-                    if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) {
-                        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                    if let Some(pid) = pid {
+                        launch::give_up(pid);
                     }
+                    self.parts[index].group.sweep();
                 }
             }
         }
@@ -302,7 +301,13 @@ fn start_check(program: &Path) -> io::Result<Check> {
         confinement: Confinement::default(),
     };
     let (process, output) = Process::watch(launch::launch(&plan).map_err(io::Error::other)?)?;
-    Ok(Check { process, output: pipe::Receiver::from_owned_fd(output)? })
+    match pipe::Receiver::from_owned_fd(output) {
+        Ok(output) => Ok(Check { process, output }),
+        Err(error) => {
+            process.give_up();
+            Err(error)
+        }
+    }
 }
 
 impl Check {

@@ -1,10 +1,12 @@
 //! One start of one component: which file, with which confinement and in which groups.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use launch::{Error, Exit, Process, Step};
+use launch::{Child, Error, Exit, Process, Step};
 use tokio::net::unix::pipe;
 
 use super::part::{Part, Running};
@@ -41,9 +43,11 @@ impl Supervisor<'_> {
             }
             NotStarted::Failed(error.to_string())
         })?;
-        let failed = |error: std::io::Error| NotStarted::Failed(format!("could not watch it: {error}"));
-        let (process, output) = Process::watch(child).map_err(failed)?;
-        let receiver = output.try_clone().and_then(pipe::Receiver::from_owned_fd).map_err(failed)?;
+        let (process, output, receiver) = watched(child).map_err(|error| {
+            // Nothing of it may be there during the next start.
+            part.group.sweep();
+            NotStarted::Failed(format!("could not watch it: {error}"))
+        })?;
         tracing::info!(component = part.name(), child_pid = process.pid(), generation, "component started");
         let granted = part.granted();
         part.running = Some(Running { process: Arc::new(process), output, generation, since, granted });
@@ -69,6 +73,18 @@ impl Supervisor<'_> {
             });
             let _ = inputs.send(Input::Ended { part: index, pid, exit }).await;
         });
+    }
+}
+
+/// Takes a child under watch; one for which something is lacking is given up.
+fn watched(child: Child) -> io::Result<(Process, OwnedFd, pipe::Receiver)> {
+    let (process, output) = Process::watch(child)?;
+    match output.try_clone().and_then(pipe::Receiver::from_owned_fd) {
+        Ok(receiver) => Ok((process, output, receiver)),
+        Err(error) => {
+            process.give_up();
+            Err(error)
+        }
     }
 }
 
@@ -109,5 +125,23 @@ impl Part {
             Choice::Previous => previous,
         };
         self.exec.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[expect(clippy::zombie_processes, reason = "reaped by what is tested")]
+    async fn child_whose_output_cannot_be_read_is_given_up() {
+        let sleep = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let pid = sleep.id();
+        let number = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("pid");
+        let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty()).expect("pidfd");
+        // No pipe.
+        let output = std::fs::File::open("/dev/null").expect("opened").into();
+        watched(Child { pid, pidfd, output }).expect_err("not watched");
+        assert!(!std::fs::exists(format!("/proc/{pid}")).expect("looked up"));
     }
 }
