@@ -135,16 +135,13 @@ impl Caller {
         let mut now = Instant::now();
         let until = inherited(now + deadline.min(LONGEST_DEADLINE));
         // Declared first, so freed last: a cancel is on its way before the next call may start.
-        let _slot = match bound.slots[method.index()].try_acquire() {
-            Ok(slot) => slot,
-            Err(_) => {
-                let slot = inner
-                    .by(until, bound.slots[method.index()].acquire())
-                    .await?
-                    .map_err(|_| CallError::Deadline)?;
-                now = Instant::now();
-                slot
-            }
+        let slots = &bound.slots[method.index()];
+        let _slot = if let Ok(slot) = slots.try_acquire() {
+            slot
+        } else {
+            let slot = inner.by(until, slots.acquire()).await?.map_err(|_| CallError::Deadline)?;
+            now = Instant::now();
+            slot
         };
         let _bytes = match cost(size) {
             0 => None,
@@ -176,7 +173,7 @@ impl Caller {
                         .map_err(|error| CallError::Malformed(format!("{}: {error}", inner.link.names())));
                 }
                 Err(Broken::Disconnected(reason)) => {
-                    inner.in_trouble(reason);
+                    inner.lost(&connection, reason);
                     now = Instant::now();
                 }
                 Err(broken) => return Err(broken.into()),
@@ -253,6 +250,14 @@ impl Inner {
         *lock(&self.trouble) = Some(reason);
     }
 
+    /// This connection has ended. No trouble where another has taken its place already.
+    fn lost(&self, connection: &Arc<Connection>, reason: String) {
+        let current = lock(&self.current);
+        if current.as_ref().is_none_or(|current| Arc::ptr_eq(current, connection)) {
+            self.in_trouble(reason);
+        }
+    }
+
     /// Waits for something a call needs, as long as its caller does.
     async fn by<T, E>(&self, until: Instant, what: impl Future<Output = T>) -> Result<T, CallError<E>> {
         timeout_at(until, what).await.map_err(|_| match lock(&self.trouble).clone() {
@@ -280,8 +285,9 @@ impl Inner {
             }
             match dial.attempt(&self.link, interface).await {
                 Ok(connection) => {
+                    let mut current = lock(&self.current);
                     *lock(&self.trouble) = None;
-                    *lock(&self.current) = Some(Arc::new(connection));
+                    *current = Some(Arc::new(connection));
                 }
                 Err(Broken::Disconnected(reason)) => {
                     dial.failed();
@@ -329,5 +335,41 @@ impl Dial {
         let (inbox, writer) = self.half_open.take().expect("set above");
         self.connected_at = Some(Instant::now());
         Ok(Connection::start(inbox, writer, server, protocol, link.names()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::TEST;
+
+    #[tokio::test]
+    async fn the_end_of_a_connection_that_was_replaced_is_no_trouble() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = tokio::net::UnixListener::bind(dir.path().join("s")).unwrap();
+        let channel = Channel::new(dir.path().join("s"), Identity::new("client", 1));
+        let inner = &channel.inner;
+        let hello = frame::hello(&frame::Hello::new(&TEST, &Identity::new("server", 1)));
+        let greet = async {
+            let (_, mut writer) = crate::transport::split(listener.accept().await.unwrap().0);
+            writer.send(&hello).await.unwrap();
+        };
+        let (first, ()) = tokio::join!(inner.connect(&TEST), greet);
+        let first = first.unwrap();
+        inner.lost(&first, "closed".to_owned());
+        assert_eq!(lock(&inner.trouble).as_deref(), Some("closed"));
+        // The server is gone, and the next one there.
+        while first.is_open() {
+            tokio::task::yield_now().await;
+        }
+        let serving = async {
+            let (inbox, mut writer) = crate::transport::split(listener.accept().await.unwrap().0);
+            writer.send(&hello).await.unwrap();
+            (inbox, writer)
+        };
+        let (second, _open) = tokio::join!(inner.connect(&TEST), serving);
+        second.unwrap();
+        inner.lost(&first, "closed".to_owned());
+        assert_eq!(*lock(&inner.trouble), None);
     }
 }

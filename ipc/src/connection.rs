@@ -128,8 +128,8 @@ impl Connection {
         inbox.speak(protocol);
         let line = Line::new(writer.into_outbox(protocol), Waiting::default());
         let shared = Arc::new(Shared { line, open: AtomicBool::new(true) });
-        let shares = Arc::clone(&shared);
-        let task = Task { shared: shares, inbox, timer: None, parting: None, stall: Stall::default(), names };
+        let line = Arc::clone(&shared);
+        let task = Task { shared: line, inbox, timer: None, parting: None, stall: Stall::default(), names };
         tokio::spawn(task.run());
         Self { shared, server }
     }
