@@ -343,7 +343,7 @@ struct Begun {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        self.serving.line.with(|state| state.calls.cancel_all());
+        self.serving.line.with(|state| state.calls.cancel_all(&self.serving.counters));
         self.serving.line.close();
     }
 }
@@ -363,7 +363,7 @@ impl Session<'_> {
 
     /// Ends all calls, and tells a peer that broke a rule which.
     async fn end(&mut self, ended: &Ended) {
-        self.serving.line.with(|state| state.calls.cancel_all());
+        self.serving.line.with(|state| state.calls.cancel_all(&self.serving.counters));
         if let Ended::Violation { call, rule } = ended {
             self.serving.line.push(|state| state.outbox.frame(*call, |out| frame::refused(out, *call, rule)));
             let _ = timeout(PARTING_TIMEOUT, self.serving.line.flushed()).await;

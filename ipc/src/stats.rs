@@ -68,7 +68,7 @@ pub struct MethodStats {
     pub name: &'static str,
     /// Calls started.
     pub calls_total: u64,
-    /// Those answered with an error of the interface, late, or cancelled.
+    /// Those answered with an error of the interface, late, or cancelled; the end of the connection cancels them too.
     pub failures_total: u64,
 }
 

@@ -7,6 +7,7 @@ use tokio::task::AbortHandle;
 use crate::frame::NO_CALL;
 use crate::inbox::{READ_BUFFER, SMALL};
 use crate::sink::Credit;
+use crate::stats::Counters;
 use crate::{IN_WORK, Interface, Method};
 
 #[derive(Debug)]
@@ -112,7 +113,8 @@ impl Table {
         }
     }
 
-    pub(crate) fn cancel_all(&mut self) {
+    /// Ends the work of all calls, each of which counts as one that was cancelled.
+    pub(crate) fn cancel_all(&mut self, counters: &Counters) {
         for running in std::mem::take(&mut self.calls).into_values() {
             if let Some(credit) = &running.credit {
                 credit.close();
@@ -120,6 +122,7 @@ impl Table {
             if let Some(task) = running.task {
                 task.abort();
             }
+            counters.failed(running.method);
         }
     }
 }

@@ -35,6 +35,18 @@ async fn late_and_cancelled_calls_are_failures() {
 }
 
 #[tokio::test]
+async fn calls_that_end_with_their_connection_are_failures() {
+    let mut bus = Bus::up(link_for_all());
+    let mut raw = Raw::greeted(&bus).await;
+    raw.send(request(1, 2, &Blob::default())).await;
+    bus.see(Seen::Hanging).await;
+    drop(raw);
+    bus.see(Seen::Dropped).await;
+    let [link] = bus.server().links().try_into().unwrap();
+    assert_eq!((link.methods[HANG].failures_total, link.refusals_total), (1, 0));
+}
+
+#[tokio::test]
 async fn a_refusal_is_counted_with_its_reason() {
     let bus = Bus::up(link(&["Echo"]));
     bus.caller().hang(Duration::from_secs(5)).await.unwrap_err();
