@@ -5,6 +5,10 @@
 //! installed file was never ready and failed to become so [`CHANCES`] times in a row, the previous one is run in its
 //! place, and goes on being run until the installed file is replaced again. Should the previous one do no better, the
 //! cause is elsewhere: then both get their chances in turn.
+//!
+//! A file that was never ready and says that its configuration is bad (exit code 78) may be the one that is bad. The
+//! installed one then uses up a chance like by any other failure, where there is a previous one; that one is left at
+//! once. When both say so, they are believed.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -69,6 +73,9 @@ pub struct History {
     failures: u32,
     /// The chosen one was ready.
     proven: bool,
+    /// The installed one said that its configuration is bad.
+    #[serde(default)]
+    blames: bool,
 }
 
 impl History {
@@ -84,7 +91,8 @@ impl History {
             Choice::Installed | Choice::Previous => None,
         };
         if let Some(choice) = other {
-            *self = Self { installed, choice, ..Self::default() };
+            let blames = self.blames && choice == Choice::Previous;
+            *self = Self { installed, choice, blames, ..Self::default() };
         }
         self.choice
     }
@@ -108,11 +116,28 @@ impl History {
     pub fn was_ready(&mut self) {
         self.proven = true;
         self.failures = 0;
+        self.blames = false;
     }
 
     /// Its process could not run the file, ended by itself before it was ready, or was late.
     pub fn failed(&mut self) {
         self.failures = self.failures.saturating_add(1);
+    }
+
+    /// It [failed](Self::failed), saying that its configuration is bad. Whether that is to be believed: not while another
+    /// file may understand what this one does not.
+    pub fn blames_configuration(&mut self, has_previous: bool) -> bool {
+        match self.choice {
+            _ if self.proven => true,
+            Choice::Installed => {
+                self.blames = true;
+                !has_previous
+            }
+            Choice::Previous => {
+                self.failures = CHANCES;
+                self.blames
+            }
+        }
     }
 }
 
@@ -191,6 +216,35 @@ mod tests {
         let choices = failing(&mut History::default(), version(1), true, 4 * CHANCES);
         let turns: Vec<Choice> = choices.chunks(3).map(|turn| turn[0]).collect();
         assert_eq!(turns, [Choice::Installed, Choice::Previous, Choice::Installed, Choice::Previous]);
+    }
+
+    #[test]
+    fn bad_configuration_is_believed_when_nobody_else_can_be_asked() {
+        let mut alone = History::default();
+        failing(&mut alone, version(1), false, 1);
+        assert!(alone.blames_configuration(false));
+        let mut proven = History::default();
+        proven.choose(version(1), true);
+        proven.was_ready();
+        assert!(proven.blames_configuration(true));
+
+        let mut both = History::default();
+        for _ in 0..CHANCES {
+            assert_eq!(failing(&mut both, version(1), true, 1), [Choice::Installed]);
+            assert!(!both.blames_configuration(true));
+        }
+        assert_eq!(failing(&mut both, version(1), true, 1), [Choice::Previous]);
+        assert!(both.blames_configuration(true));
+        assert_eq!(both.choose(version(1), true), Choice::Installed);
+    }
+
+    #[test]
+    fn previous_version_that_alone_finds_the_configuration_bad_is_left_at_once() {
+        let mut history = History::default();
+        failing(&mut history, version(1), true, CHANCES);
+        assert_eq!(failing(&mut history, version(1), true, 1), [Choice::Previous]);
+        assert!(!history.blames_configuration(true));
+        assert_eq!(failing(&mut history, version(1), true, CHANCES), [Choice::Installed; 3]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | ends, having been ready, and this is one of the first `burst` times in a row | started at once |
 //! | ends otherwise, whatever its exit code or signal | started after a wait that doubles from `floor` to `ceiling` |
-//! | ends with exit code 78 (bad configuration) | stays *failed* until somebody asks |
+//! | ends with exit code 78 (bad configuration), and [its file](crate::binary) is believed | stays *failed* until somebody asks |
 //! | is not ready in `ready_timeout` | killed, then as above |
 //! | was ready and is silent for `watchdog` | killed, then as above |
 //! | was ready | each [`FORGIVES_ONE`] of it forgives one earlier failure |
@@ -135,7 +135,7 @@ pub enum Event {
     Ready,
     /// The process said WATCHDOG=1.
     Alive,
-    /// The process ended, with this exit code if it was not a signal; or it could not be started.
+    /// The process ended, with this exit code if it was not a signal and is to be believed; or it could not be started.
     Ended {
         /// The exit code.
         code: Option<i32>,

@@ -452,11 +452,7 @@ impl<'a> Supervisor<'a> {
             Input::Ended { part: index, pid, exit } => {
                 let part = &mut self.parts[index];
                 if part.running.as_ref().is_some_and(|running| running.process.pid() == pid) {
-                    part.ended(exit);
-                    let code = match exit {
-                        Exit::Code(code) => Some(code),
-                        Exit::Signal(_) => None,
-                    };
+                    let code = part.ended(exit);
                     self.apply(index, Event::Ended { code });
                 }
             }

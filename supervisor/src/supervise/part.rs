@@ -12,13 +12,13 @@ use proto::control::LinkReport;
 use super::report;
 use super::waiting::Waiting;
 use super::words;
-use crate::binary::History;
+use crate::binary::{self, History};
 use crate::cgroup::{Ceilings, Cgroups, Group};
 use crate::control::{Answer, Change};
 use crate::logs::unix_millis;
 use crate::notify;
 use crate::order::Member;
-use crate::policy::{Cause, Machine, Policy, State, Then};
+use crate::policy::{Cause, EXIT_CONFIG, Machine, Policy, State, Then};
 use crate::reexec::Record;
 use crate::setup::Prepared;
 
@@ -145,14 +145,23 @@ impl Part {
         }
     }
 
-    /// Takes note of the end of its process, in words. Before the machine does.
-    pub(super) fn ended(&mut self, exit: Exit) {
+    /// Takes note of the end of its process, in words. Before the machine does, which gets the exit code to go by.
+    pub(super) fn ended(&mut self, exit: Exit) -> Option<i32> {
+        let mut code = match exit {
+            Exit::Code(code) => Some(code),
+            Exit::Signal(_) => None,
+        };
         // By itself or for being late, and not on request, before it was ever ready.
         if matches!(
             self.machine.state(),
             State::Starting { .. } | State::Ending { then: Then::Retry { ready_for: None }, .. }
         ) {
             self.program.failed();
+            // Of no account once the previous one is what ran.
+            let has_previous = binary::previous(&self.exec).exists();
+            if code == Some(EXIT_CONFIG) && !self.program.blames_configuration(has_previous) {
+                code = None;
+            }
         }
         let by_memory = exit == Exit::Signal(SIGKILL) && self.group.memory_kills() > self.memory_kills_before;
         self.record.memory_kills += u64::from(by_memory);
@@ -176,6 +185,7 @@ impl Part {
         self.running = None;
         self.record.status_text.clear();
         self.links = LinkReport::default();
+        code
     }
 
     /// Logs a change of state and keeps its time.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use proto::control::StatusRequest;
+use proto::control::{StartRequest, StatusRequest};
 
 use crate::support::{Supervisor, install, kill_9, manifest, probe};
 
@@ -47,6 +47,18 @@ async fn bad_program_is_rolled_back_and_a_good_one_used_again() {
     kill_9(&back);
     let mended = supervisor.until("a", |now| now.state == "ready" && now.pid != back.pid).await;
     assert!(!mended.rolled_back && mended.exec.ends_with("/probe"), "{mended:?}");
+}
+
+#[tokio::test]
+async fn bad_configuration_is_believed_once_the_previous_program_finds_it_too() {
+    let supervisor = Supervisor::start(&manifest(&[(1, "config", "restart = { floor = \"1ms\" }")]));
+    supervisor.until("a", |a| a.state == "failed" && a.restarts == 0).await;
+    install(&supervisor, "probe.previous", &fs::read(probe()).expect("probe"));
+    supervisor.client().start(StartRequest { component: "a".into() }).await.expect_err("not ready");
+    let a = supervisor.until("a", |a| a.state == "failed").await;
+    // The two chances left, and the previous one.
+    assert_eq!((a.restarts, a.rolled_back), (3, true), "{a:?}");
+    assert_eq!(a.last_exit, "exit code 78: bad configuration, see its log");
 }
 
 #[tokio::test]
