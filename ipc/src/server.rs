@@ -228,6 +228,11 @@ impl<S: Service> Shared<S> {
         match ended {
             Ended::Closed => tracing::debug!(server, peer = client, "peer disconnected"),
             Ended::Io(error) => tracing::debug!(server, peer = client, %error, "connection failed"),
+            Ended::Stalled(reason) => {
+                if let Some(left_out) = self.throttle.admit(Instant::now()) {
+                    tracing::warn!(server, peer = client, reason, left_out, "disconnected a peer that hangs");
+                }
+            }
             Ended::Violation { rule, .. } => {
                 counters.refused(&rule);
                 if let Some(left_out) = self.throttle.admit(Instant::now()) {

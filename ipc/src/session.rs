@@ -190,6 +190,8 @@ pub(crate) enum Ended {
     Closed,
     /// The socket failed.
     Io(io::Error),
+    /// The peer takes nothing: it hangs, or is stopped. No rule is broken, and nothing can be told.
+    Stalled(String),
     /// The peer broke a rule. The text is also what it is told.
     Violation { call: u64, rule: String },
 }
@@ -382,7 +384,7 @@ impl Session<'_> {
                 return Poll::Ready(Err(Ended::Io(error)));
             }
             if let Poll::Ready(stalled) = self.stall.poll(flushed.is_ready(), sent, cx) {
-                return Poll::Ready(Err(violation(stalled)));
+                return Poll::Ready(Err(Ended::Stalled(stalled)));
             }
         }
         if !line.has_room() {

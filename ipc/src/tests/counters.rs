@@ -68,3 +68,25 @@ async fn counting_wakes_whoever_reports_and_silence_does_not() {
     caller.echo(Blob::default()).await.unwrap();
     bus.server().counted().await;
 }
+
+#[tokio::test]
+async fn a_peer_that_hangs_is_disconnected_and_no_rule_breaker() {
+    let bus = Bus::up(link_for_all());
+    let mut raw = Raw::greeted(&bus).await;
+    // 16 answers of 60 KiB: more than the socket takes.
+    for call in 1..=16 {
+        raw.send(request(call, 1, &Blob::of_size(60 * 1024))).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    let closed = async {
+        while bus.server().links()[0].connections_open > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), closed).await.expect("the peer is disconnected");
+    assert_eq!(bus.server().links()[0].refusals_total, 0);
+    drop(raw);
+}
