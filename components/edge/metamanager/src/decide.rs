@@ -4,11 +4,13 @@
 //!
 //! 1. A delete of the same object removes it whatever the versions: a uid that is gone stays gone. A delete that names no
 //!    uid and carries an older version is about an earlier object of that name, and is ignored.
-//! 2. A delete of another uid, or of nothing, is ignored.
+//! 2. A delete of another uid, or of nothing, changes nothing; its uid has ended all the same, also when it was never
+//!    known here.
 //! 3. A put without a version (0) always counts, unless it says what is stored already.
 //! 4. A put of the same object counts when its version is newer.
 //! 5. A put of another uid is a new object of that name, even at a lower version: a cloud that was set up anew or moved
-//!    counts from the start. Only a uid that has ended here is a late message, for no uid is given twice.
+//!    counts from the start. A put of a uid that has ended here is a late message, unless its version is above both the
+//!    one at which it ended and the one that is stored: then it was wrongly taken for ended, and takes the name back.
 //! 6. A put of a uid that was deleted, while nothing has its name, counts again only from the version it had: a late
 //!    message does not raise the dead, but a cloud that took an object off the node may put the unchanged object back.
 //! 7. The cloud's answer that it has no such object ends what was stored when it was asked, and nothing newer.
@@ -64,10 +66,10 @@ pub(crate) fn decide(stored: Option<Stored<'_>>, buried: Option<u64>, said: Said
     match stored {
         None => Decision::Put,
         Some(stored) if !same(stored.uid, said.uid) => {
-            if buried.is_some() {
-                Decision::Keep
-            } else {
-                Decision::Replace
+            let above = |version: u64| said.resource_version > version;
+            match buried {
+                Some(version) if !above(version) || !above(stored.resource_version) => Decision::Keep,
+                _ => Decision::Replace,
             }
         }
         Some(stored) if said.resource_version == 0 && stored.resource_version == 0 => {
@@ -168,10 +170,14 @@ mod tests {
     }
 
     #[test]
-    fn uid_that_ended_does_not_take_its_name_back_from_another() {
+    fn uid_that_ended_takes_its_name_back_from_another_only_above_both_versions() {
         check(&[
             (A5, Some(3), ("b", 4, PUT), Decision::Keep),
-            (A5, Some(3), ("b", 9, PUT), Decision::Keep),
+            (A5, Some(3), ("b", 5, PUT), Decision::Keep),
+            (A5, Some(3), ("b", 6, PUT), Decision::Replace),
+            (A5, Some(8), ("b", 6, PUT), Decision::Keep),
+            (A5, Some(8), ("b", 8, PUT), Decision::Keep),
+            (A5, Some(8), ("b", 9, PUT), Decision::Replace),
             (A5, Some(3), ("b", 0, PUT), Decision::Keep),
         ]);
     }

@@ -19,6 +19,9 @@ const PAGE_BYTES: usize = 128 * 1024;
 /// Kinds whose last body is not kept once they are deleted.
 const SECRET_KINDS: [&str; 2] = ["secret", "serviceaccounttoken"];
 
+/// In place of a body: the object was never here, only its delete. Late messages meet it; watchers are not told.
+const NEVER_HERE: &[u8] = b"\0";
+
 /// How far a watcher has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cursor {
@@ -79,7 +82,8 @@ pub(super) fn apply(connection: &Connection, changes: &[Change], now: i64) -> ru
             resource_version: object.resource_version,
             json: &object.json,
         });
-        let decision = decide(known, deleted_version(connection, change)?, said);
+        let deleted = deleted_version(connection, change)?;
+        let decision = decide(known, deleted.filter(|_| change.json.is_some()), said);
         match (decision, &change.json, &stored) {
             (Decision::Put, Some(json), stored) => {
                 // A message without a uid does not take away the one that is known.
@@ -96,6 +100,15 @@ pub(super) fn apply(connection: &Connection, changes: &[Change], now: i64) -> ru
                 bury(connection, old, old.resource_version.max(change.resource_version), now)?;
                 remove(connection, &change.key)?;
                 buried = true;
+            }
+            (Decision::Keep, None, _) if !change.uid.is_empty() => {
+                // A put of that uid may still be on its way. Said again, it takes no more room.
+                if deleted.is_none_or(|version| version < change.resource_version) {
+                    let Change { key, uid, resource_version, .. } = change;
+                    bury_as(connection, key, uid, *resource_version, NEVER_HERE, now)?;
+                    buried = true;
+                }
+                continue;
             }
             _ => continue,
         }
@@ -174,14 +187,14 @@ fn page_sql(kinds: usize) -> String {
              WHERE revision > ?1 AND kind IN ({kinds})
          UNION ALL
          SELECT revision, kind, namespace, name, uid, resource_version, json, 1 FROM tombstones NOT INDEXED
-             WHERE revision > ?2 AND kind IN ({kinds})
+             WHERE revision > ?2 AND kind IN ({kinds}) AND json <> x'00'
          ORDER BY 1"
     )
 }
 
 /// The version at which the uid of a change was deleted under its key.
 fn deleted_version(connection: &Connection, change: &Change) -> rusqlite::Result<Option<u64>> {
-    if change.uid.is_empty() || change.json.is_none() {
+    if change.uid.is_empty() {
         return Ok(None);
     }
     let Key { kind, namespace, name } = &change.key;
@@ -220,15 +233,26 @@ fn remove(connection: &Connection, key: &Key) -> rusqlite::Result<()> {
 
 /// Remembers that an object ended, and that messages of its uid older than `version` are late.
 fn bury(connection: &Connection, object: &Object, version: u64, now: i64) -> rusqlite::Result<()> {
-    let revision = next_revision(connection)?;
     let json: &[u8] = if SECRET_KINDS.contains(&object.key.kind.as_str()) { b"" } else { &object.json.0 };
-    let Key { kind, namespace, name } = &object.key;
+    bury_as(connection, &object.key, &object.uid, version, json, now)
+}
+
+fn bury_as(
+    connection: &Connection,
+    key: &Key,
+    uid: &str,
+    version: u64,
+    json: &[u8],
+    now: i64,
+) -> rusqlite::Result<()> {
+    let revision = next_revision(connection)?;
+    let Key { kind, namespace, name } = key;
     connection
         .prepare_cached(
             "INSERT INTO tombstones (revision, kind, namespace, name, uid, resource_version, json, deleted_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?
-        .execute(params![revision, kind, namespace, name, object.uid, version, json, now])?;
+        .execute(params![revision, kind, namespace, name, uid, version, json, now])?;
     Ok(())
 }
 
@@ -326,7 +350,7 @@ mod tests {
         apply(&store, &[change("web", "b", 3, Some("{}"))], 0).unwrap();
         assert_eq!(names(&read(&store, Cursor::resume(seen)).unwrap()), ["-web:a", "+web:b"]);
         // What is still on its way about the old one.
-        let late = [change("web", "a", 901, Some("{}")), change("web", "a", 902, None)];
+        let late = [change("web", "a", 900, Some("{}")), change("web", "a", 901, None)];
         assert_eq!(apply(&store, &late, 0).unwrap(), 0);
         assert_eq!(names(&read(&store, Cursor::List).unwrap()), ["+web:b"]);
     }
@@ -362,6 +386,31 @@ mod tests {
         apply(&store, &live, 0).unwrap();
         assert_eq!(apply(&store, &[change("web", "a", 4, Some("{}"))], 0).unwrap(), 0);
         assert_eq!(apply(&store, &[change("web", "a", 5, Some("{}"))], 0).unwrap(), 1);
+    }
+
+    #[test]
+    fn late_put_of_an_object_whose_delete_came_first_does_not_shut_out_the_living_one() {
+        let store = store();
+        let seen = head(&store);
+        let delete = change("web", "a", 12, None);
+        let said = [delete.clone(), change("web", "b", 20, Some("{}")), change("web", "a", 10, Some("{}"))];
+        assert_eq!(apply(&store, &said, 0).unwrap(), 1);
+        assert_eq!(apply(&store, &[change("web", "b", 21, Some("{}"))], 0).unwrap(), 1);
+        // Nobody hears of what never was here, and the same delete again changes nothing.
+        assert_eq!(names(&read(&store, Cursor::resume(seen)).unwrap()), ["+web:b"]);
+        let before = head(&store);
+        assert_eq!(apply(&store, &[delete], 0).unwrap(), 0);
+        assert_eq!(head(&store), before);
+    }
+
+    #[test]
+    fn object_that_lost_its_name_to_a_late_put_takes_it_back() {
+        let store = store();
+        let said = [change("web", "b", 20, Some("{}")), change("web", "a", 10, Some("{}"))];
+        apply(&store, &said, 0).unwrap();
+        assert_eq!(apply(&store, &[change("web", "b", 20, Some("{}"))], 0).unwrap(), 0);
+        assert_eq!(apply(&store, &[change("web", "b", 21, Some("{}"))], 0).unwrap(), 1);
+        assert_eq!(names(&read(&store, Cursor::List).unwrap()), ["+web:b"]);
     }
 
     #[test]

@@ -143,21 +143,27 @@ impl Plain {
         let same = held
             .as_ref()
             .is_some_and(|held| held.uid == say.uid || held.uid.is_empty() || say.uid.is_empty());
+        let ended = self
+            .ended
+            .iter()
+            .filter(|(_, name, uid, _)| !uid.is_empty() && *name == say.name && *uid == say.uid)
+            .map(|&(.., version)| version)
+            .max();
         match (&say.body, held) {
-            (None, None) => {}
-            (None, Some(held)) => {
+            (None, Some(held)) if same => {
                 let of_an_earlier = say.uid.is_empty() && say.version != 0 && say.version < held.version;
-                if same && !of_an_earlier {
+                if !of_an_earlier {
                     self.end(&say.name, held.version.max(say.version));
                 }
             }
+            (None, _) => {
+                // Never here, or long gone: remembered once.
+                if !say.uid.is_empty() && ended.is_none_or(|version| version < say.version) {
+                    self.revision += 1;
+                    self.ended.push_back((self.revision, say.name.clone(), say.uid.clone(), say.version));
+                }
+            }
             (Some(body), held) => {
-                let ended = self
-                    .ended
-                    .iter()
-                    .filter(|(_, name, uid, _)| !uid.is_empty() && *name == say.name && *uid == say.uid)
-                    .map(|&(.., version)| version)
-                    .max();
                 let late = ended.is_some_and(|version| say.version != 0 && say.version < version);
                 match held {
                     _ if late => {}
@@ -171,7 +177,7 @@ impl Plain {
                             self.set(say, body);
                         }
                     }
-                    Some(_) if ended.is_some() => {}
+                    Some(held) if ended.is_some_and(|version| say.version <= version.max(held.version)) => {}
                     Some(held) => {
                         self.end(&say.name, held.version);
                         self.remember();
