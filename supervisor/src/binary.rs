@@ -119,7 +119,7 @@ impl History {
         self.blames = false;
     }
 
-    /// Its process could not run the file, ended by itself before it was ready, or was late.
+    /// Its process could not run the file, ended by itself before it was ready, or was late for no fault of another's.
     pub fn failed(&mut self) {
         self.failures = self.failures.saturating_add(1);
     }

@@ -30,7 +30,7 @@ use crate::manifest::check::SUPERVISOR;
 use crate::manifest::{Manifest, Places};
 use crate::notify::Notice;
 use crate::order::{self, Member};
-use crate::policy::{Action, Event};
+use crate::policy::{Action, Event, State};
 use crate::reexec::{Handover, Kept, stop_signals};
 use crate::setup::{self, RunLock, StartError};
 use crate::wiring::{self, Link};
@@ -450,9 +450,10 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Input::Ended { part: index, pid, exit } => {
+                let served = self.is_served(index);
                 let part = &mut self.parts[index];
                 if part.running.as_ref().is_some_and(|running| running.process.pid() == pid) {
-                    let code = part.ended(exit);
+                    let code = part.ended(exit, served);
                     self.apply(index, Event::Ended { code });
                 }
             }
@@ -466,6 +467,17 @@ impl<'a> Supervisor<'a> {
                 self.change(&component, change, &by, answer);
             }
         }
+    }
+
+    /// Whether all that it calls were ready for as long as its process runs.
+    fn is_served(&self, index: usize) -> bool {
+        let part = &self.parts[index];
+        let Some(begin) = part.running.as_ref().map(|running| running.since) else { return false };
+        let calls = &part.prepared.component.calls;
+        self.parts
+            .iter()
+            .filter(|server| calls.contains_key(server.name()))
+            .all(|server| matches!(server.machine.state(), State::Ready { since, .. } if since <= begin))
     }
 
     fn change(&mut self, name: &str, change: Change, by: &str, answer: Answer) {

@@ -146,16 +146,19 @@ impl Part {
     }
 
     /// Takes note of the end of its process, in words. Before the machine does, which gets the exit code to go by.
-    pub(super) fn ended(&mut self, exit: Exit) -> Option<i32> {
+    /// `served`: all that it calls were ready, so that being late is its own fault.
+    pub(super) fn ended(&mut self, exit: Exit, served: bool) -> Option<i32> {
         let mut code = match exit {
             Exit::Code(code) => Some(code),
             Exit::Signal(_) => None,
         };
         // By itself or for being late, and not on request, before it was ever ready.
-        if matches!(
-            self.machine.state(),
-            State::Starting { .. } | State::Ending { then: Then::Retry { ready_for: None }, .. }
-        ) {
+        let failed = match self.machine.state() {
+            State::Starting { .. } => true,
+            State::Ending { then: Then::Retry { ready_for: None }, .. } => served,
+            _ => false,
+        };
+        if failed {
             self.program.failed();
             // Of no account once the previous one is what ran.
             let has_previous = binary::previous(&self.exec).exists();

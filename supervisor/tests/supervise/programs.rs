@@ -62,6 +62,20 @@ async fn bad_configuration_is_believed_once_the_previous_program_finds_it_too() 
 }
 
 #[tokio::test]
+async fn program_is_not_blamed_for_being_late_while_what_it_calls_is_not_ready() {
+    let late = "ready_timeout = \"50ms\"\nrestart = { floor = \"1ms\", ceiling = \"1ms\" }";
+    let call = "calls = { keyholder = [\"Sign\"] }\nwhy = { calls = { keyholder = \"has it sign\" } }";
+    let caller = format!("{late}\n{call}");
+    let text = manifest(&[(1, "crash", ""), (2, "mute", &caller), (2, "mute", late)]);
+    let supervisor = Supervisor::start(&text.replace("[component.a]", "[component.keyholder]"));
+    install(&supervisor, "probe.previous", &fs::read(probe()).expect("probe"));
+    // Calls nobody.
+    supervisor.until("c", |c| c.rolled_back).await;
+    let b = supervisor.until("b", |b| b.restarts >= 5).await;
+    assert!(!b.rolled_back, "{b:?}");
+}
+
+#[tokio::test]
 async fn memory_ceiling_is_a_reason_by_name() {
     let supervisor = Supervisor::start(&manifest(&[(1, "greedy", "limits = { memory = \"16M\" }")]));
     let reply = supervisor.client().status(StatusRequest {}).await.expect("status");
