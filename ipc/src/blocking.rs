@@ -1,12 +1,15 @@
 //! Calls from code that cannot wait asynchronously: rustls asks for a signature from within a handshake.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use prost::Message;
 
 use crate::connection::Broken;
@@ -31,7 +34,35 @@ pub struct Channel {
 #[derive(Debug)]
 struct Inner {
     link: Link,
-    state: Mutex<State>,
+    /// `None` while a call has it.
+    state: Mutex<Option<State>>,
+    freed: Condvar,
+}
+
+/// One call's turn on the channel.
+struct Turn<'a> {
+    inner: &'a Inner,
+    state: State,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *lock(&self.inner.state) = Some(std::mem::take(&mut self.state));
+        self.inner.freed.notify_one();
+    }
+}
+
+impl Inner {
+    /// Waits for the calls before, until then at most.
+    fn turn(&self, until: Instant) -> Result<Turn<'_>, Broken> {
+        let mut free = lock(&self.state);
+        loop {
+            if let Some(state) = free.take() {
+                return Ok(Turn { inner: self, state });
+            }
+            free = self.freed.wait_timeout(free, left(until)?).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +83,10 @@ struct Socket {
 impl Channel {
     /// A channel to the server that listens at `path`; connects at the first call.
     pub fn new(path: impl Into<PathBuf>, us: Identity) -> Self {
-        Self { inner: Arc::new(Inner { link: Link::new(path.into(), us), state: Mutex::default() }) }
+        let link = Link::new(path.into(), us);
+        Self {
+            inner: Arc::new(Inner { link, state: Mutex::new(Some(State::default())), freed: Condvar::new() }),
+        }
     }
 
     /// Calls until there is an answer or the deadline has passed; generated clients do.
@@ -72,10 +106,10 @@ impl Channel {
         let size = link.size_of(method, request)?;
         let deadline = remaining().map_or(deadline, |left| deadline.min(left));
         let until = Instant::now() + deadline.min(LONGEST_DEADLINE);
-        let mut state = lock(&self.inner.state);
+        let mut turn = self.inner.turn(until)?;
         let mut failures = 0;
         loop {
-            let trouble = match self.attempt(&mut state, interface, method, (request, size), until) {
+            let trouble = match self.attempt(&mut turn.state, interface, method, (request, size), until) {
                 Ok(reply) => {
                     return R::decode(reply)
                         .map_err(|error| CallError::Malformed(format!("{}: {error}", link.names())));
@@ -126,7 +160,7 @@ impl Channel {
 
 impl Socket {
     fn open(link: &Link, interface: &'static Interface, until: Instant) -> Result<Self, Broken> {
-        let mut stream = UnixStream::connect(link.path()).map_err(|error| gone(&error))?;
+        let mut stream = connect(link.path(), until)?;
         write(&mut stream, &link.hello(interface), until)?;
         let first = receive(&mut stream, crate::PROTOCOL, until).map(Taken::Shared);
         let (server, protocol) = link.greeted(Some(first), interface)?;
@@ -194,6 +228,25 @@ fn gone(error: &io::Error) -> Broken {
 /// Never zero: that would mean "no time-out" to the kernel.
 fn left(until: Instant) -> Result<Duration, Broken> {
     Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero()).ok_or(Broken::Late)
+}
+
+/// Waits for a place in the listener's backlog, until then at most: its process may be stopped.
+fn connect(path: &Path, until: Instant) -> Result<UnixStream, Broken> {
+    let connected = || {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let stream = UnixStream::from(socket(AddressFamily::Unix, SockType::Stream, flags, None)?);
+        let address = UnixAddr::new(path)?;
+        loop {
+            let Ok(left) = left(until) else { return Err(io::ErrorKind::TimedOut.into()) };
+            // The kernel has the time-out of a connect in common with that of a write.
+            stream.set_write_timeout(Some(left))?;
+            match nix::sys::socket::connect(stream.as_raw_fd(), &address) {
+                Err(Errno::EINTR) => {}
+                connected => return connected.map(|()| stream).map_err(io::Error::from),
+            }
+        }
+    };
+    connected().map_err(|error| gone(&error))
 }
 
 fn write(stream: &mut UnixStream, bytes: &[u8], until: Instant) -> Result<(), Broken> {

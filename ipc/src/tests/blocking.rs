@@ -77,3 +77,33 @@ async fn refusal_is_not_repeated() {
     assert_eq!(answer, Err(CallError::Refused("client to server: client may not call Fail".into())));
     assert_eq!(bus.stats().connections_total, 1);
 }
+
+#[tokio::test]
+async fn a_full_backlog_is_waited_for_no_longer_than_the_deadline() {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+    let bus = Bus::down();
+    let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
+    bind(std::os::fd::AsRawFd::as_raw_fd(&listener), &UnixAddr::new(&bus.path()).unwrap()).unwrap();
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let _only = std::os::unix::net::UnixStream::connect(bus.path()).unwrap();
+    let channel = channel(&bus);
+    let answer = call(&channel, ECHO, Blob::default(), Duration::from_millis(100));
+    let answer = tokio::time::timeout(Duration::from_secs(5), answer);
+    assert_eq!(answer.await.expect("the deadline holds"), Err(CallError::Deadline));
+}
+
+#[tokio::test]
+async fn a_call_behind_a_longer_one_ends_at_its_own_deadline() {
+    let mut bus = Bus::up(link_for_all());
+    let channel = channel(&bus);
+    let hanging = call(&channel, HANG, Blob::default(), Duration::from_secs(2));
+    let short = async {
+        bus.see(Seen::Hanging).await;
+        let started = std::time::Instant::now();
+        (call(&channel, ECHO, Blob::default(), Duration::from_millis(100)).await, started.elapsed())
+    };
+    let (hung, (answer, took)) = tokio::join!(hanging, short);
+    assert_eq!((hung, answer), (Err(CallError::Deadline), Err(CallError::Deadline)));
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    call(&channel, ECHO, Blob::number(3), Duration::from_secs(5)).await.unwrap();
+}
