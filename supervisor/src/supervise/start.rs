@@ -37,8 +37,13 @@ impl Supervisor<'_> {
         let since = Instant::now();
         let child = launch::launch(&part.prepared.launch(program, generation, part.group.join().collect()))
             .map_err(|error| {
-            // The file is not there, or is no program.
-            if matches!(error, Error::Step { step: Step::View | Step::Exec, .. }) {
+            // The file is not there, or is no program. What else a view lacks is not the program's doing.
+            let of_program = match &error {
+                Error::Step { step: Step::Exec, .. } => true,
+                Error::Step { step: Step::View, subject, exec, .. } => subject.as_ref() == Some(exec),
+                _ => false,
+            };
+            if of_program {
                 part.program.failed();
             }
             NotStarted::Failed(error.to_string())

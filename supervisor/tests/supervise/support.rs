@@ -1,6 +1,7 @@
 //! A supervisor in a folder of its own.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -60,7 +61,16 @@ impl Supervisor {
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
         fs::copy(probe(), folder.path().join("probe")).expect("probe");
         fs::write(folder.path().join("manifest.toml"), manifest).expect("manifest");
-        let child = command(program(folder.path()), folder.path()).spawn().expect("edgecore");
+        let begin = std::time::Instant::now();
+        let child = loop {
+            match command(program(folder.path()), folder.path()).spawn() {
+                // A process of another test, between its fork and its exec, still has the copied file open for writing.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && begin.elapsed() < PATIENCE => {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                child => break child.expect("edgecore"),
+            }
+        };
         Self { folder, child }
     }
 
