@@ -74,3 +74,30 @@ pub mod messages {
 
     include!("gen/messages.rs");
 }
+
+/// What a server counted on one of its links. The supervisor knows its own name for the server and the socket.
+impl From<&ipc::LinkStats> for control::Link {
+    fn from(stats: &ipc::LinkStats) -> Self {
+        Self {
+            client: stats.client.clone(),
+            methods: stats
+                .methods
+                .iter()
+                .map(|method| control::MethodUse {
+                    name: method.name.to_owned(),
+                    calls_total: method.calls_total,
+                    failures_total: method.failures_total,
+                })
+                .collect(),
+            connections_total: stats.connections_total,
+            connections_open: u32::try_from(stats.connections_open).unwrap_or(u32::MAX),
+            received_bytes: stats.received_bytes,
+            sent_bytes: stats.sent_bytes,
+            refusals_total: stats.refusals_total,
+            last_refusal: stats.last_refusal.clone(),
+            latency: stats.latency.to_vec(),
+            latency_sum_us: u64::try_from(stats.latency_sum.as_micros()).unwrap_or(u64::MAX),
+            ..Self::default()
+        }
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use ipc::LinkStats;
 use proto::control::{Link as Shown, LinkReport, MethodUse};
 
 use crate::wiring::{self, Link};
@@ -37,31 +36,6 @@ pub fn merged(run_dir: &Path, server: &str, links: &[Link], report: &LinkReport)
         }
     };
     links.iter().map(one).collect()
-}
-
-/// What our own server counted on a link of its.
-pub fn counted(stats: &LinkStats) -> Shown {
-    Shown {
-        client: stats.client.clone(),
-        methods: stats
-            .methods
-            .iter()
-            .map(|method| MethodUse {
-                name: method.name.to_owned(),
-                calls_total: method.calls_total,
-                failures_total: method.failures_total,
-            })
-            .collect(),
-        connections_total: stats.connections_total,
-        connections_open: u32::try_from(stats.connections_open).unwrap_or(u32::MAX),
-        received_bytes: stats.received_bytes,
-        sent_bytes: stats.sent_bytes,
-        refusals_total: stats.refusals_total,
-        last_refusal: stats.last_refusal.clone(),
-        latency: stats.latency.to_vec(),
-        latency_sum_us: u64::try_from(stats.latency_sum.as_micros()).unwrap_or(u64::MAX),
-        ..Shown::default()
-    }
 }
 
 /// A text of somebody else's, fit for a terminal: no control characters, at most so many bytes.

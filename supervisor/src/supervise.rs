@@ -527,7 +527,7 @@ impl<'a> Supervisor<'a> {
     fn links(&self) -> Vec<control::Link> {
         let run_dir = &self.settings.run_dir;
         let counted = self.control.links();
-        let own = LinkReport { links: counted.iter().map(links::counted).collect() };
+        let own = LinkReport { links: counted.iter().map(control::Link::from).collect() };
         self.parts
             .iter()
             .flat_map(|part| links::merged(run_dir, part.name(), &part.prepared.links, &part.links))

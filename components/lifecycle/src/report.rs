@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ipc::{LinkStats, Server, Service};
 use prost::Message as _;
-use proto::control::{Link, LinkReport, MethodUse};
+use proto::control::{Link, LinkReport};
 
 use crate::notify::notify;
 
@@ -27,37 +27,12 @@ pub(crate) async fn links<S: Service>(server: Server<S>) {
 }
 
 fn variable(links: &[LinkStats]) -> String {
-    let mut report = LinkReport { links: links.iter().map(link).collect() };
+    let mut report = LinkReport { links: links.iter().map(Link::from).collect() };
     if report.encoded_len() > MAX_REPORT {
         // Ten links of ten methods are 5 KiB; only reasons are long.
         report.links.iter_mut().for_each(|link| link.last_refusal.clear());
     }
     format!("X_APIARY_LINKS={}", BASE64_STANDARD.encode(report.encode_to_vec()))
-}
-
-fn link(link: &LinkStats) -> Link {
-    Link {
-        client: link.client.clone(),
-        methods: link
-            .methods
-            .iter()
-            .map(|method| MethodUse {
-                name: method.name.to_owned(),
-                calls_total: method.calls_total,
-                failures_total: method.failures_total,
-            })
-            .collect(),
-        connections_total: link.connections_total,
-        connections_open: u32::try_from(link.connections_open).unwrap_or(u32::MAX),
-        received_bytes: link.received_bytes,
-        sent_bytes: link.sent_bytes,
-        refusals_total: link.refusals_total,
-        last_refusal: link.last_refusal.clone(),
-        latency: link.latency.to_vec(),
-        latency_sum_us: u64::try_from(link.latency_sum.as_micros()).unwrap_or(u64::MAX),
-        // The supervisor knows its own name for the server and the socket.
-        ..Link::default()
-    }
 }
 
 #[cfg(test)]
